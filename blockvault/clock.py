@@ -1,0 +1,51 @@
+"""Time is an argument: the engine is told `now`; only the edges ask the system, here.
+
+A moment is a timezone-aware UTC `datetime`; on disk and in JSON it is RFC 3339 with `Z` and microseconds.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from blockvault.errors import InvalidInputError
+from blockvault.units import parse_span
+
+
+def utc_now() -> datetime:
+    """The system's clock, in UTC."""
+    return datetime.now(UTC)
+
+
+def to_text(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds: `2026-11-20T02:00:00.000000Z`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_text(text: str) -> datetime:
+    """The inverse of `to_text`; also takes dates and times without a zone (local time)."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInputError(
+            "input.time", f"'{text}' is not a date or time", do="write it like 2026-11-20 or 2026-11-20T02:00"
+        ) from None
+    return moment.astimezone(UTC)
+
+
+def until(text: str, now: datetime) -> datetime:
+    """`30d` from `now`, or a date: the moment until which something is kept."""
+    if text and text[-1] in "smhdwy" and text[:-1].strip().isdigit():
+        return now + timedelta(seconds=parse_span(text))
+    moment = from_text(text)
+    if moment <= now:
+        raise InvalidInputError("input.time-past", f"'{text}' lies in the past", do="give a later date")
+    return moment
+
+
+def age(moment: datetime, now: datetime) -> str:
+    """`3 min`, `5 h`, `12 d`: how long ago, coarsely."""
+    seconds = max(0, int((now - moment).total_seconds()))
+    for unit_seconds, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit_seconds:
+            return f"{seconds // unit_seconds} {name}"
+    return f"{seconds} s"

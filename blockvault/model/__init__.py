@@ -1,0 +1,49 @@
+"""What BlockVault speaks of, as frozen dataclasses without input or output."""
+
+from blockvault.model.enums import ChunkState, ChurnSource, Codec, Consistency, FillKind, Tier
+from blockvault.model.item import DiskSpec, Item
+from blockvault.model.point import LayerRef, Point, PointDisk, PointRef, PointStatistics
+from blockvault.model.results import (
+    BlockDamage,
+    DiffExtent,
+    DiffResult,
+    DryRunResult,
+    PointInfo,
+    RestoreResult,
+    SnapshotResult,
+    TouchedRange,
+    UsageReport,
+    UsageRow,
+    VerifyReport,
+)
+from blockvault.model.snapshot import SnapshotDisk, SnapshotKind, SnapshotRecord
+
+__all__ = [
+    "BlockDamage",
+    "ChunkState",
+    "ChurnSource",
+    "Codec",
+    "Consistency",
+    "DiffExtent",
+    "DiffResult",
+    "DiskSpec",
+    "DryRunResult",
+    "FillKind",
+    "Item",
+    "LayerRef",
+    "Point",
+    "PointDisk",
+    "PointInfo",
+    "PointRef",
+    "PointStatistics",
+    "RestoreResult",
+    "SnapshotDisk",
+    "SnapshotKind",
+    "SnapshotRecord",
+    "SnapshotResult",
+    "Tier",
+    "TouchedRange",
+    "UsageReport",
+    "UsageRow",
+    "VerifyReport",
+]

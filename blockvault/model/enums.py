@@ -1,0 +1,57 @@
+"""Choices that change meaning, as enums; the integers are those of the format and of the native core."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class ChunkState(IntEnum):
+    """What a scan found of a chunk."""
+
+    HOLE = 0
+    ZERO = 1
+    UNCHANGED = 2
+    CHANGED = 3
+
+
+class Codec(IntEnum):
+    """How a block is stored. `EMPTY` marks a slot that reclaim has emptied; its id stays in the table."""
+
+    RAW = 0
+    ZSTD = 1
+    DELTA = 2
+    EMPTY = 255
+
+
+class FillKind(IntEnum):
+    """What a manifest says of a chunk that has no block, or `DATA` if it has one."""
+
+    UNSTATED = 0
+    HOLE = 1
+    ZERO = 2
+    DATA = 3
+
+
+class Consistency(StrEnum):
+    """What the guest promised at capture, as far as it was really reached."""
+
+    NONE = "none"
+    CRASH = "crash"
+    FILE_SYSTEM = "fs"
+    APPLICATION = "app"
+
+
+class ChurnSource(StrEnum):
+    """What told the churn of a point."""
+
+    INITIAL = "initial"  # no parent: all data
+    SCAN = "scan"  # digests of every chunk against the parent's
+    IDENTITY = "identity"  # identity of every chunk against the parent's
+
+
+class Tier(StrEnum):
+    """Where a point can be restored from."""
+
+    SNAPSHOT = "snapshot"
+    VAULT = "vault"
+    BOTH = "snapshot+vault"

@@ -1,0 +1,88 @@
+"""A recovery point as its record states it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from blockvault.ids import ItemId, LayerName, OriginId, PointId
+from blockvault.model.enums import ChurnSource, Consistency
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PointRef:
+    """What names a point record for good: the writing host and its number."""
+
+    origin: OriginId
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRef:
+    """A layer of a manifest: its name, the tag of its root (binds the whole layer) and how many pieces it holds."""
+
+    name: LayerName
+    tag: bytes  # 16 bytes
+    piece_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PointDisk:
+    """One disk at one point. `layers` is the manifest, newest first, at most 16."""
+
+    name: str
+    path: str
+    size: int
+    chunk_size: int
+    layers: tuple[LayerRef, ...]
+
+    @property
+    def chunk_count(self) -> int:
+        """Chunks of the disk, the last one perhaps short."""
+        return -(-self.size // self.chunk_size)
+
+
+@dataclass(frozen=True, slots=True)
+class PointStatistics:
+    """The five figures of a job, and the count of changed chunks. All in bytes but the last."""
+
+    read_bytes: int = 0
+    changed_bytes: int = 0
+    unique_bytes: int = 0
+    stored_bytes: int = 0
+    sent_bytes: int = 0
+    changed_chunks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A restorable state of an item. `taken` is the moment of capture, `committed` that of the record."""
+
+    ref: PointRef
+    id: PointId
+    item_id: ItemId
+    item_name: str
+    taken: datetime
+    committed: datetime
+    consistency: Consistency
+    churn_source: ChurnSource
+    audit: str  # how the churn source was audited, for people: "every chunk read"
+    disks: tuple[PointDisk, ...]
+    statistics: PointStatistics
+    parent: PointRef | None = None
+    parent_digest: bytes | None = None  # tag of the parent's record
+    tags: dict[str, str] = field(default_factory=dict)
+    comment: str = ""
+    retain_until: datetime | None = None
+    refreshed_at: float = 0.0  # the store's time, seconds, before the last look at condemned/ (R8)
+    digest: bytes = b""  # tag of this record, set when read or written; not part of its body
+
+    @property
+    def number(self) -> int:
+        """N of `--point N`."""
+        return self.ref.number
+
+    @property
+    def size(self) -> int:
+        """Bytes of all disks together."""
+        return sum(disk.size for disk in self.disks)

@@ -1,0 +1,173 @@
+"""What the library's verbs answer; the command line renders these and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from blockvault.model.enums import ChurnSource, Consistency, Tier
+from blockvault.model.point import Point, PointStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class PointInfo:
+    """A point as a listing shows it: from the vault, from the snapshot tier, or both (`tier`).
+
+    `label` is what `--point` takes: `N`, or `HOST:N` for a point that another host made. `point` is None for one
+    that lives only in the snapshot tier; such a point is unchecked.
+    """
+
+    number: int
+    label: str
+    id: str
+    item: str
+    taken: datetime
+    tier: Tier
+    consistency: Consistency
+    size_bytes: int
+    statistics: PointStatistics
+    churn_source: ChurnSource | None
+    kept_until: datetime | None
+    snapshot_until: datetime | None
+    tags: dict[str, str]
+    comment: str
+    point: Point | None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotResult:
+    """What `snapshot` (or `transfer`) made. `job_state` is `completed` or `completed-with-warning`."""
+
+    item: str
+    number: int
+    id: str
+    tier: Tier
+    consistency: Consistency
+    statistics: PointStatistics
+    churn_source: ChurnSource | None  # None: nothing was transferred
+    audit: str
+    seconds: float
+    capture_seconds: float
+    transfer_seconds: float
+    job_state: str
+    size_bytes: int
+    vault: str
+    vault_path: str
+    vault_created: bool
+    warnings: tuple[str, ...] = ()
+    snapshot_folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DryRunResult:
+    """What a `snapshot --dry-run` would read and find changed; nothing was written."""
+
+    item: str
+    parent: int | None
+    size_bytes: int
+    read_bytes: int
+    changed_bytes: int
+    changed_chunks: int
+    churn_source: ChurnSource
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """What a restore wrote. `paths` has one entry a disk; empty when it went to standard output."""
+
+    item: str
+    number: int
+    label: str
+    source: Tier
+    paths: tuple[str, ...]
+    size_bytes: int
+    written_bytes: int
+    verified: bool
+    unchecked: bool  # the point lives only in the snapshot tier: nothing to check it against
+    healed_chunks: int  # chunks whose snapshot bytes were wrong and were taken from the vault
+    seconds: float
+    job_state: str
+    dry_run: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DiffExtent:
+    """A run of neighbouring changed bytes of a disk."""
+
+    disk: str
+    offset: int
+    byte_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiffResult:
+    """Where two states of an item differ. `pictures` has, per disk, the share changed in 64 equal pieces."""
+
+    left: str
+    right: str
+    extents: tuple[DiffExtent, ...]
+    changed_bytes: int
+    size_bytes: int
+    pictures: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TouchedRange:
+    """A piece of a disk at a point that a damaged block or record takes with it."""
+
+    label: str
+    item: str
+    disk: str
+    offset: int
+    byte_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDamage:
+    """One damaged thing: `object` is its name in the vault, `slot` the block in a pack (None: the whole object)."""
+
+    object: str
+    slot: int | None
+    reason: str
+    touches: tuple[TouchedRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """The outcome of `verify`. `quick` checked structure only: records, layers, tables, sizes."""
+
+    quick: bool
+    points: int
+    blocks: int
+    plain_bytes: int
+    stored_bytes: int
+    damage: tuple[BlockDamage, ...]
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """Space by item or by tier. `stored_bytes` counts what only these points brought in."""
+
+    name: str
+    points: int
+    logical_bytes: int
+    stored_bytes: int
+    snapshot_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """Where the space goes."""
+
+    vault: str
+    path: str
+    vault_bytes: int
+    pack_bytes: int
+    lmdb_bytes: int
+    record_bytes: int
+    snapshot_bytes: int
+    free_bytes: int
+    rows: tuple[UsageRow, ...]

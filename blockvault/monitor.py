@@ -1,0 +1,82 @@
+"""The one way in which the library speaks while it works: phases, counters, warnings.
+
+Terminal bars, JSON lines and tests are its readers. Every method may be called from any thread. A job asks
+`check` between batches; a `cancel` from anywhere (a signal handler, another thread) ends it there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+
+from blockvault.errors import CancelledError
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something the user must be told although the work went on; makes a job `completed-with-warning`."""
+
+    kind: str
+    message: str
+
+
+class Monitor:
+    """Collects counters and warnings; readers override the three `on_*` hooks.
+
+    Invariants: counters only grow; a warning is never dropped.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.counters: Counter[str] = Counter()
+        self.warnings: list[Warned] = []
+        self.cancelled = threading.Event()
+        self.signal_number: int | None = None
+
+    def phase(self, name: str, total_bytes: int) -> None:
+        """A phase begins (`Capture`, `Transfer`, `Restore`, `Verify`, ...), with the bytes that it will go over."""
+        self.on_phase(name, total_bytes)
+
+    def advance(self, byte_count: int) -> None:
+        """The current phase went over `byte_count` more bytes of its total."""
+        self.on_advance(byte_count)
+
+    def count(self, counter: str, amount: int = 1) -> None:
+        """Add to a counter of work done: `read_bytes`, `chunks_identified`, `pack_commits`, ..."""
+        with self._lock:
+            self.counters[counter] += amount
+
+    def warn(self, kind: str, message: str) -> None:
+        """Tell the user of something that does not stop the work but leaves it less than whole."""
+        with self._lock:
+            self.warnings.append(Warned(kind, message))
+        self.on_message("warning", message)
+
+    def note(self, message: str) -> None:
+        """Tell the user something that is not a warning."""
+        self.on_message("note", message)
+
+    def cancel(self, signal_number: int | None = None) -> None:
+        """Ask the running work to stop at its next batch."""
+        self.signal_number = signal_number
+        self.cancelled.set()
+
+    def check(self) -> None:
+        """Raise `CancelledError` (`job.cancelled`) if `cancel` was called."""
+        if self.cancelled.is_set():
+            raise CancelledError(
+                "job.cancelled",
+                "stopped on request",
+                why="interrupted" if self.signal_number else "cancelled",
+                do="run the same command again; every completed point is untouched",
+            )
+
+    def on_phase(self, name: str, total_bytes: int) -> None:
+        """Hook of readers."""
+
+    def on_advance(self, byte_count: int) -> None:
+        """Hook of readers."""
+
+    def on_message(self, level: str, message: str) -> None:
+        """Hook of readers; `level` is `warning` or `note`."""
