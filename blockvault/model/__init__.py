@@ -16,6 +16,7 @@ from blockvault.model.results import (
     UsageRow,
     VerifyReport,
 )
+from blockvault.model.secrets import Secret, VaultKeys
 from blockvault.model.snapshot import SnapshotDisk, SnapshotKind, SnapshotRecord
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "PointRef",
     "PointStatistics",
     "RestoreResult",
+    "Secret",
     "SnapshotDisk",
     "SnapshotKind",
     "SnapshotRecord",
@@ -45,5 +47,6 @@ __all__ = [
     "TouchedRange",
     "UsageReport",
     "UsageRow",
+    "VaultKeys",
     "VerifyReport",
 ]

@@ -1,0 +1,276 @@
+"""Records: JSON bodies of points, marks, items, configuration, origins and leases, inside an envelope.
+
+Bytes are hexadecimal, moments RFC 3339. A reader ignores fields that it does not know (fields are only ever added;
+a change of meaning raises the vault's minimum reader version) and refuses values out of bounds: a record from a
+stranger cannot name a path outside the vault or a size that overflows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from blockvault.clock import from_text, to_text
+from blockvault.errors import InvalidInputError
+from blockvault.format.envelope import damaged
+from blockvault.ids import DISK_NAME, ITEM_NAME, ItemId, LayerName, OriginId, PointId
+from blockvault.model import (
+    ChurnSource,
+    Consistency,
+    DiskSpec,
+    Item,
+    LayerRef,
+    Point,
+    PointDisk,
+    PointRef,
+    PointStatistics,
+)
+
+LAYERS_MAX = 16
+SIZE_MAX = 1 << 62
+Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Size = Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
+Number = Annotated[int, msgspec.Meta(ge=1, le=SIZE_MAX)]
+
+
+class RefBody(msgspec.Struct, frozen=True):
+    """A point's name in a record."""
+
+    origin: Hex16
+    number: Number
+    digest: Hex16
+
+
+class LayerBody(msgspec.Struct, frozen=True):
+    """A layer's name in a record."""
+
+    name: Hex16
+    tag: Hex16
+    pieces: Size
+
+
+class DiskBody(msgspec.Struct, frozen=True):
+    """A disk in a point's record."""
+
+    name: str
+    path: str
+    size: Size
+    chunk_size: Annotated[int, msgspec.Meta(ge=16384, le=4194304)]
+    layers: Annotated[list[LayerBody], msgspec.Meta(max_length=LAYERS_MAX)]
+
+
+class StatisticsBody(msgspec.Struct, frozen=True):
+    """The five figures in a point's record."""
+
+    read_bytes: Size = 0
+    changed_bytes: Size = 0
+    unique_bytes: Size = 0
+    stored_bytes: Size = 0
+    sent_bytes: Size = 0
+    changed_chunks: Size = 0
+
+
+class PointBody(msgspec.Struct, frozen=True):
+    """A point's record."""
+
+    origin: Hex16
+    number: Number
+    id: Hex16
+    item_id: Hex16
+    item_name: str
+    domain: str
+    taken: str
+    committed: str
+    consistency: Consistency
+    churn_source: ChurnSource
+    audit: str
+    disks: list[DiskBody]
+    statistics: StatisticsBody
+    refreshed_at: float
+    parent: RefBody | None = None
+    tags: dict[str, str] = {}
+    comment: str = ""
+    retain_until: str | None = None
+
+
+class MarkBody(msgspec.Struct, frozen=True):
+    """A mark on a point: `void`, and what later stages add."""
+
+    kind: str
+    at: str
+    reason: str = ""
+
+
+class ItemBody(msgspec.Struct, frozen=True):
+    """An item's record."""
+
+    id: Hex16
+    name: str
+    disks: list[tuple[str, str]]
+    chunk_size: Annotated[int, msgspec.Meta(ge=16384, le=4194304)]
+    created: str
+    revision: Size
+    snapshot_days: int = 2
+    snapshot_dir: str | None = None
+    comment: str = ""
+
+
+class ConfigBody(msgspec.Struct, frozen=True):
+    """A revision of the vault's configuration."""
+
+    name: str
+    min_reader: int
+    min_writer: int
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    created: str
+
+
+class OriginBody(msgspec.Struct, frozen=True):
+    """A writing host of the vault."""
+
+    origin: Hex16
+    label: str
+    created: str
+
+
+class LeaseBody(msgspec.Struct, frozen=True):
+    """Who is at work, for messages and for reclaim: an OFD lock on the file decides who lives."""
+
+    writer: Hex16
+    origin: Hex16
+    operation: str
+    item: str
+    pid: int
+    boot_id: str
+    since: str
+    parents: list[RefBody] = []
+
+
+def encode(body: msgspec.Struct) -> bytes:
+    """The JSON bytes of a body, fields in the order of the class."""
+    return msgspec.json.encode(body)
+
+
+def decode(name: str, body: bytes, kind: type[Any]) -> Any:
+    """The body of a record, checked. Raises `CorruptionError` (`vault.object-damaged`)."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise damaged(name, f"its record is not one: {error}") from None
+
+
+def point_to_body(point: Point) -> PointBody:
+    """The record of a point."""
+    parent = None
+    if point.parent is not None:
+        parent = RefBody(point.parent.origin, point.parent.number, (point.parent_digest or b"").hex())
+    return PointBody(
+        origin=point.ref.origin,
+        number=point.ref.number,
+        id=point.id,
+        item_id=point.item_id,
+        item_name=point.item_name,
+        domain="main",
+        taken=to_text(point.taken),
+        committed=to_text(point.committed),
+        consistency=point.consistency,
+        churn_source=point.churn_source,
+        audit=point.audit,
+        disks=[
+            DiskBody(
+                name=disk.name,
+                path=disk.path,
+                size=disk.size,
+                chunk_size=disk.chunk_size,
+                layers=[LayerBody(ref.name.hex(), ref.tag.hex(), ref.piece_count) for ref in disk.layers],
+            )
+            for disk in point.disks
+        ],
+        statistics=StatisticsBody(
+            **{name: getattr(point.statistics, name) for name in StatisticsBody.__struct_fields__}
+        ),
+        refreshed_at=point.refreshed_at,
+        parent=parent,
+        tags=dict(point.tags),
+        comment=point.comment,
+        retain_until=to_text(point.retain_until) if point.retain_until else None,
+    )
+
+
+def point_from_body(name: str, body: PointBody, digest: bytes) -> Point:
+    """A point from its record; refuses names that are not names and chunk sizes that are no power of two."""
+    try:
+        if not ITEM_NAME.match(body.item_name) or body.domain != "main" or not body.disks:
+            raise damaged(name, "its record names no item, another domain or no disk")
+        for disk in body.disks:
+            if not DISK_NAME.match(disk.name) or disk.chunk_size & (disk.chunk_size - 1):
+                raise damaged(name, f"its record has a disk that cannot be: '{disk.name}'")
+        return Point(
+            ref=PointRef(OriginId(body.origin), body.number),
+            id=PointId(body.id),
+            item_id=ItemId(body.item_id),
+            item_name=body.item_name,
+            taken=from_text(body.taken),
+            committed=from_text(body.committed),
+            consistency=body.consistency,
+            churn_source=body.churn_source,
+            audit=body.audit,
+            disks=tuple(
+                PointDisk(
+                    name=disk.name,
+                    path=disk.path,
+                    size=disk.size,
+                    chunk_size=disk.chunk_size,
+                    layers=tuple(
+                        LayerRef(LayerName(bytes.fromhex(ref.name)), bytes.fromhex(ref.tag), ref.pieces)
+                        for ref in disk.layers
+                    ),
+                )
+                for disk in body.disks
+            ),
+            statistics=PointStatistics(
+                **{field: getattr(body.statistics, field) for field in StatisticsBody.__struct_fields__}
+            ),
+            parent=PointRef(OriginId(body.parent.origin), body.parent.number) if body.parent else None,
+            parent_digest=bytes.fromhex(body.parent.digest) if body.parent else None,
+            tags=body.tags,
+            comment=body.comment,
+            retain_until=from_text(body.retain_until) if body.retain_until else None,
+            refreshed_at=body.refreshed_at,
+            digest=digest,
+        )
+    except InvalidInputError as error:
+        raise damaged(name, str(error)) from None
+
+
+def item_to_body(item: Item) -> ItemBody:
+    """The record of an item."""
+    return ItemBody(
+        id=item.id,
+        name=item.name,
+        disks=[(disk.name, disk.path) for disk in item.disks],
+        chunk_size=item.chunk_size,
+        created=to_text(item.created),
+        revision=item.revision,
+        snapshot_days=item.snapshot_days,
+        snapshot_dir=item.snapshot_dir,
+        comment=item.comment,
+    )
+
+
+def item_from_body(name: str, body: ItemBody) -> Item:
+    """An item from its record."""
+    if not ITEM_NAME.match(body.name) or any(not DISK_NAME.match(disk) for disk, _ in body.disks):
+        raise damaged(name, "its record has a name that cannot be")
+    return Item(
+        id=ItemId(body.id),
+        name=body.name,
+        disks=tuple(DiskSpec(disk, path) for disk, path in body.disks),
+        chunk_size=body.chunk_size,
+        created=from_text(body.created),
+        revision=body.revision,
+        snapshot_days=body.snapshot_days,
+        snapshot_dir=body.snapshot_dir,
+        comment=body.comment,
+    )

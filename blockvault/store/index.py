@@ -1,0 +1,210 @@
+"""The vault's LMDB store: the dedup index and the catalog. This module alone imports `lmdb` (D9).
+
+Everything in it can be rebuilt from the vault's objects, and is, when it is lost, torn, or belongs to another folder:
+the dedup index from the index segments, the catalog from the records. So nothing here is ever the only copy.
+
+Databases (LMDB 0.9 data format, full sync):
+    meta        b"identity" -> identity of the vault folder that it was made for
+    pack-name   u32 BE -> pack name (16 bytes);       pack-number   pack name -> u32 BE
+    blocks      first 8 bytes of a block's id -> pack number u32 BE, slot u32 BE
+    segments    "<origin>/<seq>" -> b"" (index segments that are in `blocks`)
+    records     object name -> the object's bytes (points, marks, items), sealed as they lie in the vault
+
+Invariants: one environment a process; writes are sorted, so that each touches as few pages as it can; the map grows
+when it is full; a committed transaction is durable before the call returns.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from blockvault.errors import DeviceError
+from blockvault.format.index import prefixes_of
+from blockvault.ids import PackName
+from blockvault.store.local import device_error
+
+MAP_BYTES_START = 64 << 20
+_PLACE = struct.Struct(">II")
+_U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+T = TypeVar("T")
+
+
+class Index:
+    """One LMDB environment, opened for reading and writing."""
+
+    def __init__(self, folder: str, identity: str) -> None:
+        self._folder = folder
+        self.rebuilt = False
+        try:
+            self._open()
+            if self._get_identity() != identity.encode():
+                self._begin_anew(identity)
+        except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError, lmdb.PanicError):
+            self._begin_anew(identity)
+        except lmdb.Error as error:
+            raise self._refused(error) from error
+
+    def _open(self) -> None:
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        size = MAP_BYTES_START
+        try:
+            while size < 2 * os.stat(os.path.join(self._folder, "data.mdb")).st_size:
+                size *= 2
+        except FileNotFoundError:
+            pass
+        self._environment = lmdb.open(
+            self._folder, map_size=size, max_dbs=8, max_readers=512, lib_version=0, mode=0o600, subdir=True, readahead=False
+        )
+        names = (b"meta", b"pack-name", b"pack-number", b"blocks", b"segments", b"records")
+        self._meta, self._pack_name, self._pack_number, self._blocks, self._segments, self._records = (
+            self._environment.open_db(name) for name in names
+        )
+
+    def _begin_anew(self, identity: str) -> None:
+        self.rebuilt = True
+        if hasattr(self, "_environment"):
+            self._environment.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._open()
+        self._write(lambda txn: txn.put(b"identity", identity.encode(), db=self._meta))
+
+    def _get_identity(self) -> bytes | None:
+        with self._environment.begin(db=self._meta) as txn:
+            value = txn.get(b"identity")
+            return bytes(value) if value is not None else None
+
+    def _refused(self, error: lmdb.Error) -> DeviceError:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else None
+        text = str(error)
+        if "No space left" in text or isinstance(error, lmdb.DiskError):
+            cause = OSError(28, "No space left on device") if "No space" in text else cause
+        return device_error(cause or OSError(text), f"using the vault's index {self._folder}", kind="store.index-failed")
+
+    def _write(self, work: Callable[[Any], T]) -> T:
+        """Run `work` in one write transaction; if the map is full, grow it and run it again."""
+        while True:
+            try:
+                with self._environment.begin(write=True) as txn:
+                    return work(txn)
+            except lmdb.MapFullError:
+                self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
+            except lmdb.MapResizedError:
+                self._environment.set_mapsize(0)
+            except lmdb.Error as error:
+                raise self._refused(error) from error
+
+    def _read(self, work: Callable[[Any], T]) -> T:
+        while True:
+            try:
+                with self._environment.begin() as txn:
+                    return work(txn)
+            except lmdb.MapResizedError:
+                self._environment.set_mapsize(0)
+            except lmdb.Error as error:
+                raise self._refused(error) from error
+
+    def find_blocks(self, ids: NDArray[np.uint8]) -> list[tuple[PackName, int] | None]:
+        """For each (32-byte) id a place where it may lie, or None. Only a hint: see R2."""
+        keys = prefixes_of(ids)
+        order = np.argsort(keys)
+
+        def work(txn: Any) -> list[tuple[PackName, int] | None]:
+            found: list[tuple[PackName, int] | None] = [None] * len(ids)
+            names: dict[int, PackName | None] = {}
+            for row in order.tolist():
+                value = txn.get(_U64.pack(int(keys[row])), db=self._blocks)
+                if value is None:
+                    continue
+                number, slot = _PLACE.unpack(value)
+                if number not in names:
+                    name = txn.get(_U32.pack(number), db=self._pack_name)
+                    names[number] = PackName(bytes(name)) if name is not None else None
+                name = names[number]
+                if name is not None:
+                    found[row] = (name, slot)
+            return found
+
+        return self._read(work)
+
+    def add_blocks(
+        self,
+        packs: list[PackName],
+        prefixes: NDArray[np.uint64],
+        pack: NDArray[np.uint32],
+        slot: NDArray[np.uint32],
+        segment: str | None,
+    ) -> None:
+        """Take in one commit's full blocks, and remember that its index segment is in."""
+        order = np.argsort(prefixes, kind="stable")
+
+        def work(txn: Any) -> None:
+            numbers = [self._number_of(txn, name) for name in packs]
+            rows = zip(prefixes[order].tolist(), pack[order].tolist(), slot[order].tolist(), strict=True)
+            cursor = txn.cursor(db=self._blocks)
+            cursor.putmulti(
+                ((_U64.pack(prefix), _PLACE.pack(numbers[index], at)) for prefix, index, at in rows), overwrite=True
+            )
+            if segment is not None:
+                txn.put(segment.encode(), b"", db=self._segments)
+
+        self._write(work)
+
+    def _number_of(self, txn: Any, pack: PackName) -> int:
+        value = txn.get(pack, db=self._pack_number)
+        if value is not None:
+            return int(_U32.unpack(value)[0])
+        cursor = txn.cursor(db=self._pack_name)
+        number = _U32.unpack(cursor.key())[0] + 1 if cursor.last() else 0
+        txn.put(_U32.pack(number), pack, db=self._pack_name)
+        txn.put(pack, _U32.pack(number), db=self._pack_number)
+        return int(number)
+
+    def segments(self) -> set[str]:
+        """Index segments (`<origin>/<seq>`) that are in."""
+        return self._read(lambda txn: {bytes(key).decode() for key, _ in txn.cursor(db=self._segments)})
+
+    def records(self, prefix: str) -> dict[str, bytes]:
+        """Cached objects under a folder, by name."""
+
+        def walk(txn: Any) -> Iterator[tuple[str, bytes]]:
+            start = prefix.encode() + b"/"
+            cursor = txn.cursor(db=self._records)
+            if cursor.set_range(start):
+                for key, value in cursor:
+                    if not bytes(key).startswith(start):
+                        break
+                    yield bytes(key).decode(), bytes(value)
+
+        return self._read(lambda txn: dict(walk(txn)))
+
+    def change_records(self, put: Iterable[tuple[str, bytes]], drop: Iterable[str]) -> None:
+        """Bring the catalog up to the objects: take in new records, forget those that are gone."""
+        added, gone = sorted(put), sorted(drop)
+        if not added and not gone:
+            return
+
+        def work(txn: Any) -> None:
+            for name in gone:
+                txn.delete(name.encode(), db=self._records)
+            for name, data in added:
+                txn.put(name.encode(), data, db=self._records)
+
+        self._write(work)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(entry.stat().st_size for entry in os.scandir(self._folder))
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._environment.close()

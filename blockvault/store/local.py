@@ -1,0 +1,291 @@
+"""The object store on a local file system, and the port that every store keeps.
+
+What the protocols rely on (`docs/concurrency.md`): create-only writes, whole reads, ranged reads, listing, deletion.
+
+Invariants:
+- An object appears under its name whole and durable, or not at all: it is written without a name (`O_TMPFILE`, or a
+  file in `tmp/` where the file system has none), synced, linked to its name, and the folder is synced.
+- Nothing is overwritten: linking to a name that exists fails.
+- Names are relative, of letters, digits, `.`, `_`, `-` and `/`, without `..`: no name leads out of the vault.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from typing import Protocol
+
+from blockvault.errors import AlreadyExistsError, CorruptionError, DeviceError, InternalError, NotFoundError
+from blockvault.failpoints import reach
+
+_NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
+SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+
+
+class ObjectStore(Protocol):
+    """The port: what a vault needs of the place that holds its objects."""
+
+    def put_new(self, name: str, data: bytes) -> None:
+        """Create `name` durably. Raises `AlreadyExistsError` (`store.exists`)."""
+
+    def new_object(self, name: str) -> NewObject:
+        """Begin an object that is written in pieces and appears at `commit`."""
+
+    def open(self, name: str) -> int:
+        """A file descriptor for reading at offsets."""
+
+    def read(self, name: str, *, limit: int = 64 << 20) -> bytes:
+        """The whole object."""
+
+    def size(self, name: str) -> int:
+        """Its length in bytes."""
+
+    def exists(self, name: str) -> bool:
+        """Whether it is there."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Names of the objects directly or deeper under the folder `prefix`, unsorted."""
+
+    def entries(self, prefix: str) -> list[str]:
+        """Last parts of the names directly under the folder `prefix`."""
+
+    def delete(self, name: str) -> None:
+        """Remove it; it is no error if it is gone."""
+
+    def now(self) -> float:
+        """The store's own time, seconds since 1970."""
+
+
+def device_error(error: OSError, what: str, *, kind: str = "store.failed") -> DeviceError:
+    """A failed system call as an error in the user's nouns; a full disk gets its own kind."""
+    if error.errno in SPACE_ERRORS:
+        return DeviceError(
+            "store.no-space",
+            f"no space left while {what}",
+            why=os.strerror(error.errno or 0),
+            do="free space or move the vault, then run the command again; completed points are untouched",
+            errno=error.errno,
+            filename=error.filename if isinstance(error.filename, str) else None,
+        )
+    return DeviceError(
+        kind,
+        f"the system refused while {what}",
+        why=os.strerror(error.errno) if error.errno else str(error),
+        do="check the disk and its rights; completed points are untouched",
+        errno=error.errno,
+        filename=error.filename if isinstance(error.filename, str) else None,
+    )
+
+
+def sync_folder(path: str) -> None:
+    """Make the entries of a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folders(root: str, relative: str) -> str:
+    """Make `root/relative`, each new folder durable in its parent; returns its path."""
+    path = os.path.join(root, relative)
+    if os.path.isdir(path):
+        return path
+    parent = os.path.dirname(relative)
+    if parent:
+        make_folders(root, parent)
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return path
+    sync_folder(os.path.dirname(path))
+    return path
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of `data` at the file's position."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+class NewObject:
+    """An object being written: bytes are appended, then `commit` gives it its name, or `abort` leaves nothing."""
+
+    def __init__(self, store: LocalStore, name: str) -> None:
+        self.name = name
+        self._store = store
+        self._temporary: str | None = None
+        self.size = 0
+        try:
+            folder = make_folders(store.root, os.path.dirname(name))
+            try:
+                self.fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                    raise
+                self._temporary = os.path.join(make_folders(store.root, "tmp"), os.urandom(12).hex())
+                self.fd = os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise device_error(error, f"creating {name} in the vault") from error
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        try:
+            reach("store.write")
+            write_all(self.fd, data)
+        except OSError as error:
+            raise device_error(error, f"writing {self.name} to the vault") from error
+        self.size += len(data)
+
+    def commit(self) -> None:
+        """Make the bytes durable, then the name. Raises `AlreadyExistsError` (`store.exists`)."""
+        path = self._store.path(self.name)
+        try:
+            reach("store.sync")
+            os.fchmod(self.fd, 0o400)
+            os.fsync(self.fd)
+            reach("store.link")
+            if self._temporary is None:
+                os.link(f"/proc/self/fd/{self.fd}", path, follow_symlinks=True)
+            else:
+                os.link(self._temporary, path)
+            reach("store.linked")
+            sync_folder(os.path.dirname(path))
+        except FileExistsError:
+            raise AlreadyExistsError(
+                "store.exists", f"the vault already has an object {self.name}", why="another writer made it first"
+            ) from None
+        except OSError as error:
+            raise device_error(error, f"putting {self.name} in place in the vault") from error
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Leave nothing behind; safe to call again, and after `commit`."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        if self._temporary is not None:
+            try:
+                os.unlink(self._temporary)
+            except FileNotFoundError:
+                pass
+            self._temporary = None
+
+
+class LocalStore:
+    """An `ObjectStore` in a folder."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def path(self, name: str) -> str:
+        """Where an object lies. Raises `InternalError` for what is not an object's name."""
+        if not _NAME.match(name):
+            raise InternalError("store.bad-name", f"'{name}' is not an object's name")
+        return os.path.join(self.root, name)
+
+    def put_new(self, name: str, data: bytes) -> None:
+        """Create `name` durably. Raises `AlreadyExistsError` (`store.exists`)."""
+        new = self.new_object(name)
+        try:
+            new.write(data)
+            new.commit()
+        finally:
+            new.abort()
+
+    def new_object(self, name: str) -> NewObject:
+        """Begin an object that is written in pieces and appears at `commit`."""
+        self.path(name)
+        return NewObject(self, name)
+
+    def open(self, name: str) -> int:
+        """A file descriptor. Raises `NotFoundError` (`store.no-object`) or `DeviceError`."""
+        try:
+            return os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFoundError("store.no-object", f"the vault has no object {name}") from None
+        except OSError as error:
+            raise device_error(error, f"opening {name} of the vault") from error
+
+    def read(self, name: str, *, limit: int = 64 << 20) -> bytes:
+        """The whole object. Raises `NotFoundError`, `DeviceError`, or `CorruptionError` beyond `limit`."""
+        fd = self.open(name)
+        try:
+            size = os.fstat(fd).st_size
+            if size > limit:
+                raise CorruptionError(
+                    "vault.object-damaged", f"the vault's object {name} is {size} bytes long", why=f"more than {limit}"
+                )
+            parts = []
+            at = 0
+            while at < size:
+                part = os.pread(fd, size - at, at)
+                if not part:
+                    break
+                parts.append(part)
+                at += len(part)
+            return b"".join(parts)
+        except OSError as error:
+            if isinstance(error, DeviceError):
+                raise
+            raise device_error(error, f"reading {name} of the vault") from error
+        finally:
+            os.close(fd)
+
+    def size(self, name: str) -> int:
+        """Length in bytes. Raises `NotFoundError`."""
+        try:
+            return os.stat(self.path(name)).st_size
+        except FileNotFoundError:
+            raise NotFoundError("store.no-object", f"the vault has no object {name}") from None
+
+    def exists(self, name: str) -> bool:
+        """Whether it is there."""
+        return os.path.exists(self.path(name))
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Names of all objects under the folder `prefix`."""
+        top = self.path(prefix)
+        for folder, _, files in os.walk(top):
+            base = os.path.relpath(folder, self.root)
+            for file in files:
+                yield f"{base}/{file}"
+
+    def entries(self, prefix: str) -> list[str]:
+        """Last parts of the names directly under the folder `prefix`; none if it does not exist."""
+        try:
+            return os.listdir(self.path(prefix))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise device_error(error, f"listing {prefix} of the vault") from error
+
+    def delete(self, name: str) -> None:
+        """Remove the object and make that durable."""
+        path = self.path(name)
+        try:
+            os.unlink(path)
+            sync_folder(os.path.dirname(path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise device_error(error, f"deleting {name} of the vault") from error
+
+    def now(self) -> float:
+        """The file system's time: that of a file just made in the vault (R8, R16: never this host's clock)."""
+        folder = make_folders(self.root, "tmp")
+        path = os.path.join(folder, os.urandom(8).hex())
+        try:
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, b"t")
+                return os.fstat(fd).st_mtime
+            finally:
+                os.close(fd)
+                os.unlink(path)
+        except OSError as error:
+            raise device_error(error, "asking the vault's file system for its time") from error

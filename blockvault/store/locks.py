@@ -1,0 +1,81 @@
+"""Locks on one machine: an open-file-description (OFD) lock decides who lives.
+
+The kernel drops such a lock when the process ends, however it ends; so a lock that is held has a living owner, and a
+file that is left over means nothing. What stands in the file (pid, since when, what) is for messages only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+import time
+from datetime import datetime
+from types import TracebackType
+
+from blockvault.clock import to_text
+from blockvault.errors import ConflictError
+
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+def try_lock(fd: int) -> bool:
+    """Take the exclusive OFD lock on the whole file if it is free."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+class FileLock:
+    """An exclusive lock named by a file, held from `__enter__` to `__exit__`.
+
+    Args:
+        path: the lock file; made if missing, never removed.
+        kind: the error's kind when someone else holds it.
+        subject: what is locked, for the message: "item 'web01' is being captured".
+        wait_seconds: how long to wait for it.
+    """
+
+    def __init__(self, path: str, *, kind: str, subject: str, now: datetime, wait_seconds: float = 0.0) -> None:
+        self.path = path
+        self.kind = kind
+        self.subject = subject
+        self.now = now
+        self.wait_seconds = wait_seconds
+        self._fd = -1
+
+    def __enter__(self) -> FileLock:
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + self.wait_seconds
+        while not try_lock(fd):
+            if time.monotonic() >= deadline:
+                holder = os.pread(fd, 4096, 0)
+                os.close(fd)
+                raise self._refusal(holder)
+            time.sleep(0.02)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": to_text(self.now)}).encode(), 0)
+        self._fd = fd
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _refusal(self, holder: bytes) -> ConflictError:
+        try:
+            told = json.loads(holder)
+            who = f" (pid {told['pid']}, since {told['since'][11:19]} UTC)"
+        except (ValueError, KeyError, TypeError):
+            who = ""
+        return ConflictError(
+            self.kind,
+            f"{self.subject}{who}",
+            why="another blockvault process is at work there; one at a time",
+            do="wait until it ends, then run the command again",
+        )

@@ -1,0 +1,312 @@
+"""Packs: writing blocks in order, and finding and opening them again.
+
+Invariants:
+- A pack's name is drawn once; its generations are `<pack>.<number>-<random>`; a slot keeps its number in all.
+- A pack appears in the vault whole and durable (`NewObject.commit`); only then may a layer or the index name it.
+- A reader takes a slot from any generation that has it, the highest first.
+
+Memory: tables are cached up to a bound in bytes; open descriptors up to a bound in number.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blockvault import kernel
+from blockvault.errors import BlockVaultError, CorruptionError, NotFoundError
+from blockvault.format.envelope import (
+    DIRECTORY_NUMBER,
+    DIRECTORY_PLAIN_MAX,
+    FOOTER_BYTES,
+    HEAD_BYTES,
+    TAG_BYTES,
+    Kind,
+    Sealer,
+    damaged,
+    directory_range,
+    footer,
+    new_sealer,
+    open_sealer,
+    pack_frame,
+    unpack_frame,
+)
+from blockvault.format.tables import NO_BASE, PackTable, decode_table, encode_table
+from blockvault.ids import PackName, ordered_name
+from blockvault.model import Codec, VaultKeys
+from blockvault.store.local import LocalStore, NewObject, device_error
+
+PACK_BYTES = 48 << 20
+PACKS_FOLDER = "main/packs"
+TABLE_CACHE_BYTES = 32 << 20
+OPEN_PACKS_MAX = 64
+_GENERATION = re.compile(r"^([0-9a-f]{32})\.(\d+)-[0-9a-f]{8}$")
+
+
+def pack_folder(pack: PackName) -> str:
+    """The folder of a pack: its last two hexadecimal digits, which are random."""
+    return f"{PACKS_FOLDER}/{pack.hex()[-2:]}"
+
+
+@dataclass(slots=True)
+class PlacedBlocks:
+    """What `PackWriter.append` answers: where each block of a batch went."""
+
+    pack: PackName
+    first_slot: int
+
+
+@dataclass(slots=True)
+class _Columns:
+    ids: list[NDArray[np.uint8]] = field(default_factory=list)
+    lengths: list[NDArray[np.uint32]] = field(default_factory=list)
+    codecs: list[NDArray[np.uint8]] = field(default_factory=list)
+    depths: list[NDArray[np.uint8]] = field(default_factory=list)
+    base_pack: list[NDArray[np.uint32]] = field(default_factory=list)
+    base_slot: list[NDArray[np.uint32]] = field(default_factory=list)
+
+
+class PackWriter:
+    """One pack being written. Use from one thread; `seal` may run on another once appending has ended."""
+
+    def __init__(self, store: LocalStore, keys: VaultKeys, *, unix_ms: int, chunk_size: int) -> None:
+        self.pack = PackName(ordered_name(unix_ms))
+        self.name = f"{pack_folder(self.pack)}/{self.pack.hex()}.0-{os.urandom(4).hex()}"
+        self.slot_count = 0
+        self._chunk_size = chunk_size
+        self._sealer: Sealer = new_sealer(keys, Kind.PACK, self.name)
+        self._object: NewObject = store.new_object(self.name)
+        self._object.write(self._sealer.head)
+        self._columns = _Columns()
+        self._base_packs: dict[PackName, int] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._object.size
+
+    def append(
+        self,
+        blocks: kernel.BlockBatch,
+        ids: NDArray[np.uint8],
+        bases: list[tuple[PackName, int, int] | None],
+    ) -> int:
+        """Append a batch; returns the slot of its first block.
+
+        Args:
+            blocks: payload, offsets and codecs of m blocks.
+            ids: (m, 32).
+            bases: for each block its base's pack, slot and depth, or None.
+        """
+        codecs = np.asarray(blocks.codecs)
+        first = self.slot_count
+        if self._sealer.encrypted:
+            blocks = kernel.encrypt(
+                blocks.payload,
+                blocks.offsets,
+                key=self._sealer.key,
+                associated=self._sealer.associated,
+                first_slot=first,
+            )
+        count = len(codecs)
+        base_pack = np.full(count, NO_BASE, dtype=np.uint32)
+        base_slot = np.zeros(count, dtype=np.uint32)
+        depths = np.zeros(count, dtype=np.uint8)
+        for row in np.flatnonzero(codecs == Codec.DELTA).tolist():
+            base = bases[row]
+            assert base is not None
+            base_pack[row] = self._base_packs.setdefault(base[0], len(self._base_packs))
+            base_slot[row] = base[1]
+            depths[row] = base[2] + 1
+        self._object.write(blocks.payload)
+        columns = self._columns
+        columns.ids.append(np.asarray(ids))
+        columns.lengths.append(np.diff(np.asarray(blocks.offsets)).astype(np.uint32))
+        columns.codecs.append(codecs)
+        columns.depths.append(depths)
+        columns.base_pack.append(base_pack)
+        columns.base_slot.append(base_slot)
+        self.slot_count += count
+        return first
+
+    def seal(self) -> int:
+        """Write the table and put the pack in place, durable. Returns the pack's size."""
+        columns = self._columns
+        payload_end = self._object.size
+        table = encode_table(
+            chunk_size=self._chunk_size,
+            generation=0,
+            base_packs=list(self._base_packs),
+            ids=np.concatenate(columns.ids),
+            lengths=np.concatenate(columns.lengths),
+            codecs=np.concatenate(columns.codecs),
+            depths=np.concatenate(columns.depths),
+            base_pack=np.concatenate(columns.base_pack),
+            base_slot=np.concatenate(columns.base_slot),
+        )
+        stored = self._sealer.seal(DIRECTORY_NUMBER, pack_frame(table))
+        self._object.write(stored)
+        self._object.write(footer(payload_end, len(stored)))
+        self._object.commit()
+        return self._object.size
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        self._object.abort()
+
+
+class PackReader:
+    """One generation of a pack, open for reading. `fd` is valid until `close`."""
+
+    def __init__(self, fd: int, name: str, sealer: Sealer, table: PackTable) -> None:
+        self.fd = fd
+        self.name = name
+        self.table = table
+        self._sealer = sealer
+
+    @property
+    def handle(self) -> tuple[int, bytes | None, bytes]:
+        """What `kernel.decode` takes: descriptor, key if encrypted, associated data."""
+        return self.fd, self._sealer.key if self._sealer.encrypted else None, self._sealer.associated
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def read_table(store: LocalStore, keys: VaultKeys, name: str) -> PackReader:
+    """Open one generation and read its table.
+
+    Raises:
+        NotFoundError: there is no such object.
+        CorruptionError: it is damaged (`vault.object-damaged`).
+    """
+    fd = store.open(name)
+    try:
+        size = os.fstat(fd).st_size
+        tail = os.pread(fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
+        offset, length = directory_range(name, size, tail)
+        sealer = open_sealer(keys, Kind.PACK, name, os.pread(fd, HEAD_BYTES, 0))
+        plain = unpack_frame(
+            name, sealer.unseal(DIRECTORY_NUMBER, os.pread(fd, length, offset)), DIRECTORY_PLAIN_MAX
+        )
+        table = decode_table(name, plain, offset)
+        shortest = TAG_BYTES if sealer.encrypted else 1
+        if bool(((table.lengths < shortest) & (table.codecs != Codec.EMPTY)).any()):
+            raise damaged(name, "its table has blocks that are too short")
+        return PackReader(fd, name, sealer, table)
+    except BlockVaultError:
+        os.close(fd)
+        raise
+    except OSError as error:
+        os.close(fd)
+        raise device_error(error, f"reading {name} of the vault") from error
+
+
+class PackShelf:
+    """Finds and opens packs; safe to use from several threads.
+
+    Readers handed out stay valid while the caller holds them: a reader dropped from the cache closes its descriptor
+    only when the last holder lets go.
+    """
+
+    def __init__(self, store: LocalStore, keys: VaultKeys) -> None:
+        self._store = store
+        self._keys = keys
+        self._lock = threading.Lock()
+        self._names: dict[str, dict[PackName, list[str]]] = {}
+        self._readers: OrderedDict[PackName, PackReader] = OrderedDict()
+        self._bytes = 0
+        self.damage: dict[str, str] = {}  # object name -> reason, as met so far
+
+    def _list_folder(self, folder: str) -> dict[PackName, list[str]]:
+        found: dict[PackName, list[tuple[int, str]]] = {}
+        for entry in self._store.entries(folder):
+            match = _GENERATION.match(entry)
+            if match:
+                found.setdefault(PackName(bytes.fromhex(match[1])), []).append((int(match[2]), f"{folder}/{entry}"))
+        return {pack: [name for _, name in sorted(names, reverse=True)] for pack, names in found.items()}
+
+    def names(self, pack: PackName, *, refresh: bool = False) -> list[str]:
+        """Object names of a pack's generations, newest first; empty if there is none."""
+        folder = pack_folder(pack)
+        with self._lock:
+            listing = self._names.get(folder)
+        if listing is None or refresh or pack not in listing:
+            listing = self._list_folder(folder)
+            with self._lock:
+                self._names[folder] = listing
+        return listing.get(pack, [])
+
+    def all_packs(self) -> list[tuple[PackName, list[str]]]:
+        """Every pack of the vault with its generations, in order of name."""
+        packs: list[tuple[PackName, list[str]]] = []
+        for entry in self._store.entries(PACKS_FOLDER):
+            if re.fullmatch(r"[0-9a-f]{2}", entry):
+                packs.extend(self._list_folder(f"{PACKS_FOLDER}/{entry}").items())
+        return sorted(packs)
+
+    def reader(self, pack: PackName) -> PackReader:
+        """The pack's newest generation that opens.
+
+        Raises:
+            CorruptionError: it is missing (`vault.pack-missing`) or none of its generations is whole.
+        """
+        with self._lock:
+            reader = self._readers.get(pack)
+            if reader is not None:
+                self._readers.move_to_end(pack)
+                return reader
+        last: CorruptionError | None = None
+        for name in self.names(pack):
+            try:
+                reader = read_table(self._store, self._keys, name)
+            except NotFoundError:
+                continue
+            except CorruptionError as error:
+                self.damage[name] = error.why or error.message
+                last = error
+                continue
+            with self._lock:
+                self._readers[pack] = reader
+                self._bytes += reader.table.memory_bytes
+                while len(self._readers) > 1 and (
+                    self._bytes > TABLE_CACHE_BYTES or len(self._readers) > OPEN_PACKS_MAX
+                ):
+                    _, dropped = self._readers.popitem(last=False)
+                    self._bytes -= dropped.table.memory_bytes
+            return reader
+        if last is not None:
+            raise last
+        name = f"{pack_folder(pack)}/{pack.hex()}"
+        self.damage[name] = "the pack is missing"
+        raise CorruptionError(
+            "vault.pack-missing",
+            f"the vault's pack {name} is missing",
+            why="a point refers to it but no such object is there",
+            do="put it back from a copy of the vault, or run `blockvault verify` to see what it touches",
+        )
+
+    def close(self) -> None:
+        """Forget all readers."""
+        with self._lock:
+            self._readers.clear()
+            self._bytes = 0
+
+
+def block_columns(reader: PackReader, slots: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Offsets, lengths, codecs and ids of slots, as `kernel.decode` takes them."""
+    table = reader.table
+    return table.offsets[slots], table.lengths[slots], table.codecs[slots], table.ids[slots]
