@@ -1,8 +1,8 @@
 """Named places where a test can make the program die or the system refuse.
 
-So crash safety is shown and not claimed. Code that keeps an order (write, fsync, rename, ...) calls `reach(name)`
-between its steps; the names are dotted like error kinds (`snapshot.raw.listed`). Without the environment
-variable this costs one comparison.
+So crash safety is shown and not claimed. Code that keeps an order (write, fsync, rename, ...) calls
+`reach(name)` between its steps; the names are dotted like error kinds (`snapshot.raw.listed`). Without the
+environment variable this costs one comparison.
 
     BLOCKVAULT_FAILPOINT=name[:kill|enospc|eio|interrupt[:count]]
 
