@@ -148,7 +148,7 @@ class ImageSource:
             "image.changed",
             f"the disk image {self.path} changed while it was read",
             why=how,
-            do="stop what writes to it, place it on xfs or btrfs, or accept a fuzzy point (--consistency none)",
+            do="stop what writes to it, place it on xfs or btrfs, or accept it fuzzy with --consistency none",
             errno=errno.EBUSY,
             filename=self.path,
         )
