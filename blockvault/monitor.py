@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from typing import Protocol
 
 from blockvault.errors import CancelledError
 
@@ -19,6 +20,13 @@ class Warned:
 
     kind: str
     message: str
+
+
+class Cancellable(Protocol):
+    """What can be asked to stop."""
+
+    def cancel(self) -> None:
+        """Stop at the next opportunity."""
 
 
 class Monitor:
@@ -33,6 +41,7 @@ class Monitor:
         self.warnings: list[Warned] = []
         self.cancelled = threading.Event()
         self.signal_number: int | None = None
+        self._tokens: list[Cancellable] = []
 
     def phase(self, name: str, total_bytes: int) -> None:
         """A phase begins (`Capture`, `Transfer`, `Restore`, `Verify`, ...), with the bytes that it will go over."""
@@ -61,6 +70,14 @@ class Monitor:
         """Ask the running work to stop at its next batch."""
         self.signal_number = signal_number
         self.cancelled.set()
+        for token in list(self._tokens):
+            token.cancel()
+
+    def attach(self, token: Cancellable) -> None:
+        """Have `cancel` reach a token too, such as one that the native core looks at between pieces."""
+        self._tokens.append(token)
+        if self.cancelled.is_set():
+            token.cancel()
 
     def check(self) -> None:
         """Raise `CancelledError` (`job.cancelled`) if `cancel` was called."""

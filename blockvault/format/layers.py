@@ -182,19 +182,22 @@ def _pieces(run_of: U32, chunks: U32, live: NDArray[np.bool_]) -> tuple[U32, U32
     return run_of[starts], chunks[starts], lengths, live[starts]
 
 
-def merge_segments(segments: list[Segment]) -> Segment:
-    """One segment that says what the given ones say, newest first: runs are copied, never made anew."""
+def merge_segments(segments: list[Segment], limit: int = CELL_CHUNKS) -> Segment:
+    """One segment that says what the given ones say, newest first: runs are copied, never made anew.
+
+    Chunks from `limit` on, beyond the end of a disk that shrank, are left out.
+    """
     owner = np.full(CELL_CHUNKS, len(segments), dtype=np.int16)
     fill_kind = np.zeros(CELL_CHUNKS, dtype=np.uint8)
     parts: list[Any] = []
     for index, segment in enumerate(segments):
         run, _, chunk, live = segment.slots()
-        wins = live & (owner[chunk] == len(segments))
+        wins = live & (owner[chunk] == len(segments)) & (chunk < limit)
         kept = np.zeros(CELL_CHUNKS, dtype=np.bool_)
         for first, length, kind in zip(
             segment.fill_first.tolist(), segment.fill_length.tolist(), segment.fill_kind.tolist(), strict=True
         ):
-            span = slice(first, first + length)
+            span = slice(first, max(first, min(first + length, limit)))
             free = owner[span] == len(segments)
             kept[span] |= free
             fill_kind[span][free] = kind

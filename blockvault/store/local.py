@@ -148,12 +148,15 @@ class NewObject:
             os.fchmod(self.fd, 0o400)
             os.fsync(self.fd)
             reach("store.link")
-            if self._temporary is None:
-                os.link(f"/proc/self/fd/{self.fd}", path, follow_symlinks=True)
-            else:
-                os.link(self._temporary, path)
-            reach("store.linked")
-            sync_folder(os.path.dirname(path))
+            folder_fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # With a folder's descriptor Python uses linkat(AT_SYMLINK_FOLLOW), without one plain link.
+                source = f"/proc/self/fd/{self.fd}" if self._temporary is None else self._temporary
+                os.link(source, os.path.basename(path), dst_dir_fd=folder_fd, follow_symlinks=True)
+                reach("store.linked")
+                os.fsync(folder_fd)
+            finally:
+                os.close(folder_fd)
         except FileExistsError:
             raise AlreadyExistsError(
                 "store.exists", f"the vault already has an object {self.name}", why="another writer made it first"

@@ -1,0 +1,219 @@
+"""Finding churn: which chunks of a disk differ from the parent point, cell by cell.
+
+Two sources tell it. With the parent's digest state, every chunk is scanned and its digest compared; without one (first
+transfer, refused state, `--full`), every data chunk is a candidate and is compared by identity when it is read.
+
+Invariants:
+- A chunk that is not a candidate and not cleared reads the same as at the parent: by digest, or because both are holes.
+- Chunks from min(old count, new count) on are always stated (R6); the last chunk counts as changed when the size does.
+- Hole and zero read the same: a hole that became zeros is no churn, data that became either is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blockvault import kernel
+from blockvault.engine.pipeline import SCAN_BYTES, worker_count
+from blockvault.errors import CorruptionError
+from blockvault.image.reader import DiskReader
+from blockvault.model import ChunkState, ChurnSource, FillKind, PointDisk
+from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, cell_count, chunk_count
+from blockvault.monitor import Monitor
+from blockvault.store.digests import DigestState
+from blockvault.store.manifest import CellMap, Manifest
+
+
+@dataclass(slots=True)
+class CellChurn:
+    """What may have changed in one cell. Chunk numbers are within the cell."""
+
+    cell: int
+    first_chunk: int
+    chunk_count: int
+    candidates: NDArray[np.uint32]  # to be read, hashed and compared by identity
+    fills: NDArray[np.uint8]  # FillKind of chunks that became (or must be stated as) hole or zero, else UNSTATED
+    digests: NDArray[np.uint8] | None  # (chunk_count, 16), to be completed by what the candidates read; None: as the parent's
+    parent: CellMap | None  # the parent's manifest of this cell, where candidates need it
+    must_state: int  # chunks of the cell from here on are stated even if they read the same
+
+
+@dataclass(slots=True)
+class FillSpan:
+    """Whole cells that are one hole: stated in the layer's root, nothing is read."""
+
+    cell: int
+    span: int
+
+
+class ChurnFinder:
+    """Walks one disk. `source` says what tells the churn."""
+
+    def __init__(
+        self,
+        reader: DiskReader,
+        *,
+        parent: PointDisk | None,
+        manifest: Manifest | None,
+        digests: DigestState | None,
+        seed: int,
+        monitor: Monitor,
+    ) -> None:
+        self.reader = reader
+        self.parent = parent
+        self.manifest = manifest
+        self.digests = digests
+        self.seed = seed
+        self.monitor = monitor
+        self.chunks = chunk_count(reader.size, reader.chunk_size)
+        self.old_chunks = parent.chunk_count if parent else 0
+        self.resized = parent is not None and parent.size != reader.size
+        self.first_stated = min(self.chunks, self.old_chunks)
+        if parent is None:
+            self.source = ChurnSource.INITIAL
+        else:
+            self.source = ChurnSource.SCAN if digests is not None else ChurnSource.IDENTITY
+        self._token = kernel.CancelToken()
+        monitor.attach(self._token)
+        self._stated = set(digests.stated_cells()) if digests is not None else set()
+        self._with_segments = set(manifest.cells_with_segments()) if manifest is not None else set()
+
+    def __iter__(self) -> Iterator[CellChurn | FillSpan]:
+        for cell in range(cell_count(self.chunks)):
+            self.monitor.check()
+            first, count = cell_bounds(cell, self.chunks)
+            runs = list(self.reader.data_runs(first, count))
+            if not runs and not self._may_hold_data(cell):
+                if first + count > self.first_stated:
+                    yield from self._state_hole(cell, first, count)
+                self._advance(first, count)
+                continue
+            if self.digests is not None:
+                churn = self._scan_cell(cell, first, count)
+            else:
+                churn = self._list_cell(cell, first, count, runs)
+                self._advance(first, count)
+            if churn is not None:
+                yield churn
+
+    def _may_hold_data(self, cell: int) -> bool:
+        """Whether the parent may have data in the cell."""
+        if self.parent is None or cell * CELL_CHUNKS >= self.old_chunks:
+            return False
+        return cell in (self._stated if self.digests is not None else self._with_segments)
+
+    def _state_hole(self, cell: int, first: int, count: int) -> Iterator[CellChurn | FillSpan]:
+        if first >= self.first_stated:
+            yield FillSpan(cell, 1)
+            return
+        fills = np.zeros(count, dtype=np.uint8)
+        fills[self.first_stated - first :] = FillKind.HOLE
+        yield CellChurn(cell, first, count, np.zeros(0, np.uint32), fills, None, None, self.first_stated - first)
+
+    def _advance(self, first: int, count: int) -> None:
+        size = self.reader.chunk_size
+        self.monitor.advance(max(0, min(self.reader.size, (first + count) * size) - first * size))
+
+    def _scan_cell(self, cell: int, first: int, count: int) -> CellChurn | None:
+        """Compare digests of every chunk with the parent's."""
+        assert self.digests is not None
+        before = np.zeros((count, 16), dtype=np.uint8)
+        known = max(0, min(self.old_chunks - first, count))
+        if known:
+            before[:known] = self.digests.cell(cell, known)
+        compare = before
+        if self.resized:
+            compare = before.copy()
+            for last in (self.old_chunks - 1, self.chunks - 1):
+                if first <= last < first + count:
+                    compare[last - first] = 0
+        window = max(1, SCAN_BYTES // self.reader.chunk_size)
+        states = np.empty(count, dtype=np.uint8)
+        after: NDArray[np.uint8] | None = None
+        for start in range(0, count, window):
+            self.monitor.check()
+            length = min(window, count - start)
+            scan = self.reader.scan(
+                first + start,
+                length,
+                compare[start : start + length],
+                seed=self.seed,
+                threads=worker_count(),
+                cancel=self._token,
+            )
+            part = np.asarray(scan.states)
+            states[start : start + length] = part
+            if (part != ChunkState.UNCHANGED).any():
+                if after is None:
+                    after = before.copy()
+                after[start : start + length] = scan.digests
+            self.monitor.count("read_bytes", scan.read_bytes)
+            self.monitor.count("scan_bytes", scan.read_bytes)
+            self._advance(first + start, length)
+        must_state = max(0, self.first_stated - first)
+        if after is None:
+            return None
+        empty = states <= ChunkState.ZERO
+        stated = np.arange(count) >= must_state
+        cleared = empty & (before.any(axis=1) | stated)
+        fills = np.zeros(count, dtype=np.uint8)
+        fills[cleared] = np.where(states[cleared] == ChunkState.HOLE, int(FillKind.HOLE), int(FillKind.ZERO))
+        candidates = np.flatnonzero(states == ChunkState.CHANGED).astype(np.uint32)
+        if not len(candidates) and not cleared.any():
+            return None
+        parent = self._parent_cell(cell) if len(candidates) else None
+        if parent is None and len(candidates) and must_state:
+            # The parent says nothing readable of this cell: state all of it again.
+            return self._list_cell(cell, first, count, list(self.reader.data_runs(first, count)), must_state=0)
+        return CellChurn(cell, first, count, candidates, fills, after, parent, must_state)
+
+    def _list_cell(
+        self, cell: int, first: int, count: int, runs: list[tuple[int, int]], must_state: int | None = None
+    ) -> CellChurn:
+        """Every chunk that may hold data is a candidate; identity decides."""
+        data = np.zeros(count, dtype=np.bool_)
+        for start, length in runs:
+            data[start - first : start - first + length] = True
+        parent = self._parent_cell(cell)
+        if must_state is None:
+            must_state = max(0, self.first_stated - first) if parent is not None else 0
+        fills = np.zeros(count, dtype=np.uint8)
+        stated = np.arange(count) >= must_state
+        held = np.zeros(count, dtype=np.bool_)
+        if parent is not None:
+            known = min(parent.chunk_count, count)
+            held[:known] = parent.kind[:known] == FillKind.DATA
+        fills[~data & (stated | held)] = FillKind.HOLE
+        digests = np.zeros((count, 16), dtype=np.uint8)
+        return CellChurn(cell, first, count, np.flatnonzero(data).astype(np.uint32), fills, digests, parent, must_state)
+
+    def _parent_cell(self, cell: int) -> CellMap | None:
+        """The parent's manifest of the cell. A damaged one is no parent: its chunks are stored anew, and that is told."""
+        if self.manifest is None or cell * CELL_CHUNKS >= self.old_chunks:
+            return None
+        try:
+            return self.manifest.cell(cell)
+        except CorruptionError as error:
+            self.monitor.warn(error.kind, f"{error.message}: the chunks of this cell are stored again in full")
+            return None
+
+
+def dry_run(finder: ChurnFinder) -> tuple[int, int]:
+    """Count changed chunks and read bytes without writing anything; by digest where there is one."""
+    changed = 0
+    for part in finder:
+        if isinstance(part, CellChurn):
+            changed += len(part.candidates)
+            if finder.parent is not None:
+                changed += int(np.count_nonzero(part.fills[: part.must_state]))
+    return changed, int(finder.monitor.counters["read_bytes"])
+
+
+def rows_of(values: NDArray[Any]) -> NDArray[np.uint32]:
+    """Indexes of the true entries, as the native core takes them."""
+    return np.flatnonzero(values).astype(np.uint32)

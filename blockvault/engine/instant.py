@@ -1,0 +1,88 @@
+"""Instant restore: from a local snapshot, without decoding.
+
+The target is cloned or copied from the snapshot; then the snapshot, which nothing writes, is checked against the
+point's ids (R15), and what does not match is taken from the vault into the target before it is released. A point
+that lives only in the snapshot tier has nothing to be checked against, and the result says `unchecked`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blockvault import kernel
+from blockvault.engine.diff import ids_of
+from blockvault.engine.pipeline import batch_chunks, in_order
+from blockvault.engine.restore import DiskRestore
+from blockvault.image.reader import DiskReader
+from blockvault.model import ChunkState, FillKind
+from blockvault.model.geometry import cell_bounds, cell_count
+
+
+def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int) -> int:
+    """Compare the snapshot with the point by identity; write what differs from the vault to the target.
+
+    Args:
+        reader: the snapshot's disk.
+        restore: the same disk's restore from the vault.
+        fd: the target, already filled from the snapshot.
+
+    Returns:
+        How many chunks differed and were mended.
+    """
+    manifest, monitor = restore.manifest, restore.monitor
+    chunk_size = restore.disk.chunk_size
+    mended = 0
+    with_segments = set(manifest.cells_with_segments())
+    for index in range(cell_count(manifest.chunk_count)):
+        monitor.check()
+        first, count = cell_bounds(index, manifest.chunk_count)
+        runs = list(reader.data_runs(first, count))
+        if not runs and index not in with_segments:
+            continue
+        wanted = np.zeros((count, 32), dtype=np.uint8)
+        cell = manifest.cell(index)
+        wanted[:] = ids_of(cell, restore.shelf)
+        actual = np.zeros((count, 32), dtype=np.uint8)
+        size = batch_chunks(chunk_size)
+        batches = [
+            np.arange(at, min(at + size, start + length), dtype=np.uint64)
+            for start, length in runs
+            for at in range(start, start + length, size)
+        ]
+
+        def identify(numbers: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> tuple[object, object]:
+            plain = reader.identify(numbers, seed=0, id_key=restore.keys.id_key, cancel=None)
+            ids = np.array(plain.ids)
+            ids[np.asarray(plain.states) != ChunkState.CHANGED] = 0
+            return numbers, ids
+
+        for numbers, ids in in_order(identify, batches):
+            monitor.check()
+            actual[(numbers - np.uint64(first)).astype(np.int64)] = ids  # type: ignore[operator]
+            monitor.advance(len(numbers) * chunk_size)  # type: ignore[arg-type]
+        wrong = (actual != wanted).any(axis=1)
+        if not wrong.any():
+            continue
+        problems = cell.check_runs(restore.shelf, restore.keys.run_key)
+        for problem in problems:
+            raise restore.damage(problem.object, None, problem.reason, cell, problem.chunks)
+        for row in np.flatnonzero(wrong & (cell.kind != FillKind.DATA)).tolist():
+            begin = (first + row) * chunk_size
+            kernel.clear(fd, begin, min(chunk_size, restore.disk.size - begin))
+        data = np.flatnonzero(wrong & (cell.kind == FillKind.DATA))
+        for start in range(0, len(data), size):
+            rows = data[start : start + size]
+            plain = restore.chunks_in(cell, rows)
+            kernel.apply(
+                plain,
+                np.arange(len(rows), dtype=np.uint32),
+                fd,
+                (rows + first).astype(np.uint64),
+                disk_size=restore.disk.size,
+                fresh=False,
+                cancel=None,
+            )
+        mended += int(np.count_nonzero(wrong))
+    return mended
+
+

@@ -1,0 +1,146 @@
+"""From churn to a manifest: the new layer, merged with smaller neighbours.
+
+A new point lists its own layer first and then its parent's. To keep the stack short, the new layer takes in the
+parent's newest layers as long as each is no larger than what is gathered so far (sizes in pieces), so that sizes in a
+stack at least double downwards; and beyond 16 layers it takes in more. Layers are immutable: older points keep
+listing the ones that were merged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from blockvault.errors import CorruptionError
+from blockvault.format.layers import ENTRY_HOLE, ENTRY_SEGMENT, Segment, empty_segment, merge_segments
+from blockvault.format.records import LAYERS_MAX
+from blockvault.model import FillKind, LayerRef, VaultKeys
+from blockvault.model.geometry import cell_bounds, cell_count
+from blockvault.store.layers import LayerReader, LayerWriter
+from blockvault.store.local import LocalStore
+
+Entry = Segment | int  # a segment, or ENTRY_HOLE / ENTRY_ZERO for a whole cell
+
+
+def fill_segment(kind: int, length: int) -> Segment:
+    """A whole cell of one fill, as a segment."""
+    import dataclasses
+
+    import numpy as np
+
+    fill = FillKind.HOLE if kind == ENTRY_HOLE else FillKind.ZERO
+    return dataclasses.replace(
+        empty_segment(),
+        fill_first=np.zeros(1, np.uint32),
+        fill_length=np.full(1, length, np.uint32),
+        fill_kind=np.full(1, int(fill), np.uint8),
+    )
+
+
+class LayerBuilder:
+    """Gathers what a transfer says of each cell, in ascending order, and writes it as one layer.
+
+    What it holds in memory is the segments of the new layer: about 5 bytes a scattered changed chunk, 30 bytes a
+    run of a thousand.
+    """
+
+    def __init__(self, chunk_size: int, chunks: int) -> None:
+        self.chunk_size = chunk_size
+        self.chunks = chunks
+        self.segments: dict[int, Segment] = {}
+        self.spans: list[tuple[int, int]] = []  # whole cells of hole
+        self.piece_count = 0
+
+    def add_segment(self, cell: int, segment: Segment) -> None:
+        """What the new layer says of one cell."""
+        if segment.piece_count:
+            self.segments[cell] = segment
+            self.piece_count += segment.piece_count
+
+    def add_hole(self, cell: int, span: int) -> None:
+        """`span` whole cells of hole."""
+        if self.spans and sum(self.spans[-1]) == cell:
+            self.spans[-1] = (self.spans[-1][0], self.spans[-1][1] + span)
+        else:
+            self.spans.append((cell, span))
+            self.piece_count += 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the new layer would say nothing."""
+        return not self.segments and not self.spans
+
+    def merge_depth(self, older: tuple[LayerRef, ...]) -> int:
+        """How many of the parent's newest layers the new one takes in."""
+        gathered = self.piece_count
+        depth = 0
+        for ref in older:
+            if ref.piece_count > gathered and len(older) - depth + 1 <= LAYERS_MAX:
+                break
+            gathered += ref.piece_count
+            depth += 1
+        return depth
+
+    def finish(self, store: LocalStore, keys: VaultKeys, older: tuple[LayerRef, ...]) -> tuple[tuple[LayerRef, ...], LayerWriter | None]:
+        """Write the layer, durable; returns the new stack and the writer (for its size), if one was needed."""
+        if self.is_empty:
+            return older, None
+        depth = self.merge_depth(older)
+        try:
+            return self._write(store, keys, older, depth)
+        except CorruptionError:
+            if not depth or len(older) >= LAYERS_MAX:
+                raise
+            # A damaged older layer is not merged: the new point then lists it as the older ones do.
+            return self._write(store, keys, older, 0)
+
+    def _write(
+        self, store: LocalStore, keys: VaultKeys, older: tuple[LayerRef, ...], depth: int
+    ) -> tuple[tuple[LayerRef, ...], LayerWriter | None]:
+        readers = [LayerReader(store, keys, ref, self.chunk_size) for ref in older[:depth]]
+        writer = LayerWriter(store, keys, chunk_size=self.chunk_size, chunk_count=self.chunks)
+        try:
+            for cell, span, entry in self._entries(readers):
+                if isinstance(entry, int):
+                    writer.add_fill(cell, span, entry)
+                else:
+                    writer.add_segment(cell, entry)
+            ref = writer.finish()
+        finally:
+            writer.abort()
+            for reader in readers:
+                reader.close()
+        return (ref, *older[depth:]), writer
+
+    def _entries(self, readers: list[LayerReader]) -> Iterator[tuple[int, int, Entry]]:
+        """(cell, span, what is said of it) in ascending order, merged with the older layers."""
+        own: list[tuple[int, int, Entry]] = [(cell, 1, segment) for cell, segment in self.segments.items()]
+        own += [(cell, span, ENTRY_HOLE) for cell, span in self.spans]
+        own.sort(key=lambda entry: entry[0])
+        if not readers:
+            yield from own
+            return
+        cells: dict[int, Entry | None] = {cell: entry for first, span, entry in own for cell in range(first, first + span)}
+        total = cell_count(self.chunks)
+        for reader in readers:
+            for entry in reader.entries:
+                first, span = int(entry["cell"]), int(entry["span"])
+                cells.update({cell: None for cell in range(first, min(first + span, total)) if cell not in cells})
+        for cell in sorted(cells):
+            newest = cells[cell]
+            parts: list[Entry] = [newest] if newest is not None else []
+            if not parts or not isinstance(parts[0], int):
+                for reader in readers:
+                    entry = reader.entry(cell)
+                    if entry is None:
+                        continue
+                    parts.append(reader.segment(entry) if entry["kind"] == ENTRY_SEGMENT else int(entry["kind"]))
+                    if isinstance(parts[-1], int):
+                        break
+            if len(parts) == 1 and isinstance(parts[0], int):
+                yield cell, 1, parts[0]
+                continue
+            _, count = cell_bounds(cell, self.chunks)
+            segments = [part if not isinstance(part, int) else fill_segment(part, count) for part in parts]
+            yield cell, 1, merge_segments(segments, count)
+
+

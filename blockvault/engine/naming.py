@@ -1,0 +1,97 @@
+"""Finding the point that a user means: `3`, `HOST:3`, an id's prefix, `ITEM@latest`, `ITEM@-1`, `ITEM@DATE`.
+
+Numbers are one series per vault and origin and never reused, so a bare number means this host's point; if this host
+has none of that number, the only point of that number in the vault. A point that is only a snapshot has an id too:
+it is derived from vault, origin and number, and the point keeps it when it is transferred.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+import blake3
+
+from blockvault.clock import from_text
+from blockvault.errors import InvalidInputError, NotFoundError
+from blockvault.ids import OriginId, PointId
+from blockvault.model import PointInfo
+
+
+def point_id(vault_id: bytes, origin: OriginId, number: int) -> PointId:
+    """The id of a point: the same whether it is a snapshot, in the vault, or both."""
+    seed = b"blockvault point" + vault_id + bytes.fromhex(origin) + number.to_bytes(8, "little")
+    return PointId(blake3.blake3(seed).hexdigest(length=16))
+
+
+def resolve(ref: str, infos: list[PointInfo]) -> PointInfo:
+    """The point that `ref` names.
+
+    Raises:
+        NotFoundError: no such point (`point.not-found`) or item (`item.not-found`).
+        InvalidInputError: it names several (`point.ambiguous`).
+    """
+    ref = ref.strip()
+    if "@" in ref:
+        return _of_item(*ref.rsplit("@", 1), infos)
+    exact = [info for info in infos if info.label == ref]
+    if len(exact) == 1:
+        return exact[0]
+    found = [info for info in infos if ref.isdigit() and info.number == int(ref)]
+    if not found and re.fullmatch(r"[0-9a-f]{4,32}", ref):
+        found = [info for info in infos if info.id.startswith(ref)]
+    if len(found) > 1:
+        names = ", ".join(info.label for info in found[:5])
+        raise InvalidInputError(
+            "point.ambiguous", f"'{ref}' names {len(found)} points: {names}", do="write HOST:N, or more of the id"
+        )
+    if not found:
+        raise _no_point(ref, infos)
+    return found[0]
+
+
+def _of_item(item: str, which: str, infos: list[PointInfo]) -> PointInfo:
+    own = sorted((info for info in infos if info.item == item), key=lambda info: (info.taken, info.number))
+    if not own:
+        raise NotFoundError(
+            "item.not-found",
+            f"there is no point of an item '{item}'",
+            why="no such item, or none of its points is left",
+            do="see `blockvault points`",
+        )
+    if which == "latest":
+        return own[-1]
+    if re.fullmatch(r"-\d+", which):
+        back = int(which[1:])
+        if back >= len(own):
+            raise NotFoundError(
+                "point.not-found", f"item '{item}' has only {len(own)} points", do=f"see `blockvault points {item}`"
+            )
+        return own[-1 - back]
+    moment: datetime = from_text(which)
+    before = [info for info in own if info.taken <= moment]
+    if not before:
+        raise NotFoundError(
+            "point.not-found",
+            f"item '{item}' has no point from {which} or before",
+            why=f"its oldest, point {own[0].label}, was taken at {own[0].taken:%Y-%m-%d %H:%M} UTC",
+            do=f"see `blockvault points {item}`",
+        )
+    return before[-1]
+
+
+def _no_point(ref: str, infos: list[PointInfo]) -> NotFoundError:
+    if not infos:
+        return NotFoundError(
+            "point.not-found",
+            f"there is no point {ref}",
+            why="this vault has no points yet",
+            do="take one with `blockvault snapshot DISK`",
+        )
+    newest = infos[-1]
+    return NotFoundError(
+        "point.not-found",
+        f"there is no point {ref}",
+        why=f"this vault has {len(infos)} points; the newest is {newest.label} of item '{newest.item}'",
+        do="see `blockvault points`",
+    )

@@ -1,0 +1,52 @@
+"""Work in batches on all cores, results in order, memory bounded.
+
+The native core releases the GIL for each batch, so plain threads keep every core busy. At most `depth` batches are
+under way: memory is a few batches, whatever the disk's size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from blockvault.units import MIB
+
+BATCH_BYTES = 8 * MIB
+SCAN_BYTES = 256 * MIB
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+def worker_count() -> int:
+    """One worker a core that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def batch_chunks(chunk_size: int) -> int:
+    """Chunks in a batch: 8 MiB, at least two chunks."""
+    return max(2, BATCH_BYTES // chunk_size)
+
+
+def in_order(work: Callable[[In], Out], inputs: Iterable[In], *, workers: int | None = None) -> Iterator[Out]:
+    """Apply `work` to each input on a pool of threads; yields the results in the order of the inputs.
+
+    The first exception ends it: batches not yet begun are dropped, those under way are waited for, so that no thread
+    touches a file after this returns.
+    """
+    count = workers or worker_count()
+    depth = count + 2
+    waiting: deque[Future[Out]] = deque()
+    pool = ThreadPoolExecutor(count, thread_name_prefix="blockvault")
+    try:
+        for item in inputs:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

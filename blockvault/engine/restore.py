@@ -1,0 +1,195 @@
+"""Restore from the vault: point -> merged layers -> blocks in pack order -> target.
+
+Every step is checked: records and layers by their tags, runs by their digests (R1), every block by its id. What does
+not check is never written as if it were right: the restore ends and names pack, slot and disk range.
+
+Reading is in pack order within a cell, so packs are read forward; writing joins neighbouring chunks. To standard
+output it is in chunk order instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blockvault import kernel
+from blockvault.engine.blocks import STATUS_TEXT, block_name, fetch
+from blockvault.engine.pipeline import batch_chunks, in_order
+from blockvault.errors import CorruptionError
+from blockvault.failpoints import reach
+from blockvault.model import FillKind, PointDisk, VaultKeys
+from blockvault.model.geometry import CELL_CHUNKS, cell_count
+from blockvault.monitor import Monitor
+from blockvault.store.local import LocalStore
+from blockvault.store.manifest import CellMap, Manifest
+from blockvault.store.packs import PackShelf
+from blockvault.units import format_size
+
+ZERO_RUN_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class _Batch:
+    cell: CellMap
+    rows: NDArray[np.int64]  # chunks in the cell
+
+
+class DiskRestore:
+    """Restores one disk of one point out of the vault."""
+
+    def __init__(self, store: LocalStore, keys: VaultKeys, shelf: PackShelf, disk: PointDisk, monitor: Monitor) -> None:
+        self.keys = keys
+        self.shelf = shelf
+        self.disk = disk
+        self.monitor = monitor
+        self.manifest = Manifest(store, keys, disk)
+
+    def to_target(self, fd: int, *, fresh: bool) -> int:
+        """Write the disk to a file or device; returns the bytes written.
+
+        `fresh`: the target was made for this and reads as zeros; otherwise holes and zeros are written (R14).
+        """
+        written = 0
+
+        def work(batch: _Batch) -> int:
+            plain = self._fetch(batch)
+            rows = np.arange(len(batch.rows), dtype=np.uint32)
+            chunks = (batch.rows + batch.cell.first_chunk).astype(np.uint64)
+            order = np.argsort(chunks, kind="stable").astype(np.uint32)
+            reach("restore.write")
+            return kernel.apply(
+                plain, rows[order], fd, chunks[order], disk_size=self.disk.size, fresh=fresh, cancel=None
+            )
+
+        for count in in_order(work, self._batches(fd, fresh=fresh, pack_order=True)):
+            self.monitor.check()
+            written += count
+            self.monitor.count("written_bytes", count)
+        return written
+
+    def chunks_in(self, cell: CellMap, rows: NDArray[np.int64]) -> kernel.PlainBatch:
+        """Fetch some data chunks of a cell, each checked. Raises `CorruptionError`."""
+        return self._fetch(_Batch(cell, rows))
+
+    def to_stream(self, fd: int) -> int:
+        """Write the disk from its first byte to its last to a pipe."""
+        size, chunk_size = self.disk.size, self.disk.chunk_size
+        position = 0
+        for batch, plain in in_order(
+            lambda batch: (batch, self._fetch(batch)), self._batches(None, fresh=True, pack_order=False)
+        ):
+            self.monitor.check()
+            starts = (batch.rows + batch.cell.first_chunk) * chunk_size
+            breaks = np.flatnonzero(np.diff(starts) != chunk_size) + 1
+            for rows in np.split(np.arange(len(starts), dtype=np.uint32), breaks):
+                begin = int(starts[rows[0]])
+                _write_zeros(fd, begin - position)
+                length = min(len(rows) * chunk_size, size - begin)
+                plain.write_into(fd, np.ascontiguousarray(rows), length)
+                position = begin + length
+        _write_zeros(fd, size - position)
+        return size
+
+    def close(self) -> None:
+        """Give descriptors back."""
+        self.manifest.close()
+
+    def _batches(self, fd: int | None, *, fresh: bool, pack_order: bool) -> Iterator[_Batch]:
+        """Data chunks in batches; on the way, holes and zeros are cleared on a target that is not fresh."""
+        per_batch = batch_chunks(self.disk.chunk_size)
+        with_segments = self.manifest.cells_with_segments()
+        if fd is not None and not fresh:
+            self._clear_other_cells(fd, with_segments)
+        for cell_index in with_segments:
+            self.monitor.check()
+            cell = self.manifest.cell(cell_index)
+            problems = cell.check_runs(self.shelf, self.keys.run_key)
+            if problems:
+                first = problems[0]
+                raise self.damage(first.object, None, first.reason, cell, first.chunks)
+            if fd is not None and not fresh:
+                self._clear_fills(fd, cell)
+            rows = np.flatnonzero(cell.kind == FillKind.DATA)
+            if pack_order and len(rows):
+                rows = rows[np.lexsort((cell.slot[rows], cell.pack[rows]))]
+            for start in range(0, len(rows), per_batch):
+                yield _Batch(cell, rows[start : start + per_batch])
+            self._advance(cell)
+
+    def _advance(self, cell: CellMap) -> None:
+        held = int(np.count_nonzero(cell.kind == FillKind.DATA))
+        self.monitor.advance(held * self.disk.chunk_size)
+
+    def _fetch(self, batch: _Batch) -> kernel.PlainBatch:
+        cell, rows = batch.cell, batch.rows
+        fetched = fetch(
+            self.shelf, self.keys, cell.packs, cell.pack[rows], cell.slot[rows], self.disk.chunk_size
+        )
+        if not fetched.all_good:
+            bad = int(np.flatnonzero(fetched.status)[0])
+            row = int(rows[bad])
+            pack = cell.packs[cell.pack[row]]
+            reason = STATUS_TEXT[int(fetched.status[bad])]
+            raise self.damage(
+                block_name(self.shelf, pack), int(cell.slot[row]), reason, cell, rows[fetched.status != 0]
+            )
+        self.monitor.count("blocks_decoded", len(rows))
+        return fetched.plain
+
+    def damage(
+        self, name: str, slot: int | None, reason: str, cell: CellMap, chunks: NDArray[np.int64]
+    ) -> CorruptionError:
+        offset = (int(chunks.min()) + cell.first_chunk) * self.disk.chunk_size
+        where = f"block {slot} of the vault's object {name}" if slot is not None else f"the vault's object {name}"
+        return CorruptionError(
+            "vault.block-damaged",
+            f"{where} is damaged, and disk '{self.disk.name}' needs it",
+            why=f"{reason}; first affected: {format_size(self.disk.chunk_size)} at byte {offset} of the disk",
+            do="run `blockvault verify --all` to see every point it touches, and restore another point or from a snapshot",
+        )
+
+    def _clear_other_cells(self, fd: int, with_segments: list[int]) -> None:
+        """Cells that are one fill: make them read as zeros, neighbours in one call."""
+        stated = set(with_segments)
+        cells = cell_count(self.manifest.chunk_count)
+        start: int | None = None
+        for cell in [*range(cells), None]:
+            if cell is not None and cell not in stated:
+                self.manifest.fill_of(cell)
+                start = cell if start is None else start
+                continue
+            if start is not None:
+                end = cells if cell is None else cell
+                self._clear(fd, start * CELL_CHUNKS, end * CELL_CHUNKS)
+                start = None
+
+    def _clear_fills(self, fd: int, cell: CellMap) -> None:
+        empty = cell.kind != FillKind.DATA
+        edges = np.flatnonzero(np.diff(np.concatenate(([False], empty, [False])).astype(np.int8)))
+        for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+            self._clear(fd, cell.first_chunk + start, cell.first_chunk + end)
+
+    def _clear(self, fd: int, first_chunk: int, end_chunk: int) -> None:
+        begin = first_chunk * self.disk.chunk_size
+        end = min(end_chunk * self.disk.chunk_size, self.disk.size)
+        if end > begin:
+            kernel.clear(fd, begin, end - begin)
+
+
+def data_bytes(manifest: Manifest) -> int:
+    """Bytes of data chunks in a manifest: what a restore has to write."""
+    total = 0
+    for cell_index in manifest.cells_with_segments():
+        cell = manifest.cell(cell_index)
+        total += int(np.count_nonzero(cell.kind == FillKind.DATA))
+    return total * manifest.disk.chunk_size
+
+
+def _write_zeros(fd: int, byte_count: int) -> None:
+    zeros = memoryview(bytes(min(ZERO_RUN_BYTES, max(0, byte_count))))
+    while byte_count > 0:
+        byte_count -= os.write(fd, zeros[: min(len(zeros), byte_count)])

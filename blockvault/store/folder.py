@@ -1,0 +1,248 @@
+"""A vault's folder: making one, recognising one, and opening it with its keys.
+
+    vault.json      two lines: the header as JSON, and the BLAKE3 of that line
+    keys/<slot>     encrypted vaults: the master key, wrapped
+    config/<rev>    sealed record: name, minimum versions, number of key epochs
+
+The header never changes. A vault comes into being in a folder of its own beside the final place and is moved there
+whole, so a half-made vault is never met.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from datetime import datetime
+
+import blake3
+import msgspec
+
+from blockvault import keys as vault_keys
+from blockvault.clock import to_text
+from blockvault.errors import (
+    AlreadyExistsError,
+    BlockVaultError,
+    CorruptionError,
+    NotFoundError,
+    UnsupportedError,
+    WrongKeyError,
+)
+from blockvault.format import records
+from blockvault.format.envelope import FORMAT_VERSION, Kind, seal_record, unseal_record
+from blockvault.ids import random_name
+from blockvault.model import Secret, VaultKeys
+from blockvault.store.host import folder_identity
+from blockvault.store.index import Index
+from blockvault.store.local import LocalStore, device_error, sync_folder
+
+HEADER = "vault.json"
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What stands in `vault.json`. `master_key` only without encryption."""
+
+    magic: str
+    format_version: int
+    vault_id: str
+    chunk_size: int
+    encryption: str  # "none" | "aes-256-gcm"
+    fingerprint: str
+    created: str
+    master_key: str | None = None
+
+
+class VaultFolder:
+    """An opened vault folder: header, keys, store."""
+
+    def __init__(self, path: str, header: Header, keys: VaultKeys, config: records.ConfigBody) -> None:
+        self.path = path
+        self.header = header
+        self.keys = keys
+        self.config = config
+        self.store = LocalStore(path)
+
+    @property
+    def header_path(self) -> str:
+        """Path of the header file."""
+        return os.path.join(self.path, HEADER)
+
+    def open_index(self) -> Index | None:
+        """The vault's LMDB store, or None where the folder cannot be written."""
+        if not os.access(self.path, os.W_OK):
+            return None
+        try:
+            return Index(os.path.join(self.path, "lmdb"), folder_identity(self.header_path))
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                return None
+            raise
+
+
+def encode_header(header: Header) -> bytes:
+    """The bytes of `vault.json`."""
+    line = msgspec.json.encode(header)
+    return line + b"\n" + blake3.blake3(line).hexdigest().encode() + b"\n"
+
+
+def read_header(path: str) -> Header:
+    """The header of the vault in folder `path`.
+
+    Raises:
+        NotFoundError: there is no such folder (`vault.not-found`).
+        CorruptionError: the header is damaged (`vault.header-damaged`).
+        BlockVaultError: the folder is not a vault (`vault.not-a-vault`).
+        UnsupportedError: it is of a newer format (`vault.newer-format`).
+    """
+    file = os.path.join(path, HEADER)
+    try:
+        with open(file, "rb") as stream:
+            data = stream.read(64 << 10)
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.isdir(path):
+            if any(os.path.isdir(os.path.join(path, part)) for part in ("points", "main")):
+                raise CorruptionError(
+                    "vault.header-missing",
+                    f"the vault in {path} has lost its header {HEADER}",
+                    why="without it the keys that bind its objects are unknown",
+                    do=f"put {HEADER} back from a copy of the vault",
+                ) from None
+            raise NotFoundError(
+                "vault.not-a-vault",
+                f"{path} is a folder but not a vault",
+                why=f"it has no {HEADER}",
+                do="name a vault, or make one with `blockvault vault create`",
+            ) from None
+        raise NotFoundError(
+            "vault.not-found",
+            f"there is no vault at {path}",
+            why="no such folder",
+            do="see `blockvault vault list`, or make one with `blockvault vault create`",
+        ) from None
+    except OSError as error:
+        raise device_error(error, f"reading {file}", kind="vault.unreadable") from error
+    line, _, rest = data.partition(b"\n")
+    try:
+        loose = msgspec.json.decode(line, type=dict[str, object])
+        version = loose.get("format_version")
+        if loose.get("magic") == "blockvault" and isinstance(version, int) and version > FORMAT_VERSION:
+            raise UnsupportedError(
+                "vault.newer-format",
+                f"the vault at {path} has format version {version}",
+                why=f"this BlockVault reads versions up to {FORMAT_VERSION}",
+                do="use a newer BlockVault for this vault",
+            )
+        if rest.strip() != blake3.blake3(line).hexdigest().encode():
+            raise CorruptionError("vault.header-damaged", "")
+        header = msgspec.json.decode(line, type=Header)
+        bytes.fromhex(header.vault_id)
+        if header.magic != "blockvault" or header.format_version != FORMAT_VERSION or len(header.vault_id) != 32:
+            raise CorruptionError("vault.header-damaged", "")
+    except (msgspec.MsgspecError, ValueError, CorruptionError) as error:
+        if isinstance(error, UnsupportedError):
+            raise
+        raise CorruptionError(
+            "vault.header-damaged",
+            f"the header {file} is damaged",
+            why="its checksum does not match its text",
+            do=f"put {HEADER} back from a copy of the vault; nothing else of the vault was touched",
+        ) from None
+    return header
+
+
+def create_vault(path: str, name: str, *, chunk_size: int, secret: Secret | None, now: datetime) -> None:
+    """Make a vault in the folder `path`, which must not exist or be empty.
+
+    Raises:
+        AlreadyExistsError: something is there (`vault.exists`).
+        DeviceError: the system refused.
+    """
+    path = os.path.abspath(path)
+    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        raise AlreadyExistsError(
+            "vault.exists",
+            f"there is already something at {path}",
+            why="a vault is made in a new or empty folder",
+            do="choose another place or name, or use the vault that is there",
+        )
+    parent = os.path.dirname(path)
+    building = os.path.join(parent, f".{os.path.basename(path)}.making-{os.urandom(4).hex()}")
+    try:
+        os.makedirs(parent, mode=0o700, exist_ok=True)
+        os.mkdir(building, 0o700)
+        store = LocalStore(building)
+        vault_id, master = random_name(), vault_keys.new_master_key()
+        keys = vault_keys.derive(master, vault_id, encrypted=secret is not None)
+        if secret is not None:
+            store.put_new("keys/0", vault_keys.wrap(master, vault_id, 0, secret, "first"))
+        config = records.ConfigBody(name=name, min_reader=1, min_writer=1, epochs=1, created=to_text(now))
+        data, _ = seal_record(keys, Kind.CONFIG, "config/000000", records.encode(config))
+        store.put_new("config/000000", data)
+        header = Header(
+            magic="blockvault",
+            format_version=FORMAT_VERSION,
+            vault_id=vault_id.hex(),
+            chunk_size=chunk_size,
+            encryption="aes-256-gcm" if secret is not None else "none",
+            fingerprint=vault_keys.fingerprint(keys),
+            created=to_text(now),
+            master_key=None if secret is not None else master.hex(),
+        )
+        store.put_new(HEADER, encode_header(header))
+        os.rename(building, path)
+        sync_folder(parent)
+    except OSError as error:
+        shutil.rmtree(building, ignore_errors=True)
+        if isinstance(error, BlockVaultError):
+            raise
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise AlreadyExistsError("vault.exists", f"there is already something at {path}") from None
+        raise device_error(error, f"making a vault at {path}", kind="vault.cannot-create") from error
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def open_folder(path: str, secret: Secret | None) -> VaultFolder:
+    """Open the vault in folder `path`.
+
+    Raises:
+        NotFoundError, CorruptionError, UnsupportedError: see `read_header`.
+        WrongKeyError: it is encrypted and the secret does not open it (`key.missing`, `key.wrong`).
+    """
+    path = os.path.realpath(path)
+    header = read_header(path)
+    vault_id = bytes.fromhex(header.vault_id)
+    store = LocalStore(path)
+    encrypted = header.encryption != "none"
+    if encrypted:
+        slots = [store.read(f"keys/{slot}", limit=64 << 10) for slot in sorted(store.entries("keys"))]
+        master = vault_keys.unwrap(slots, vault_id, secret, os.path.basename(path))
+    else:
+        master = bytes.fromhex(header.master_key or "")
+    keys = vault_keys.derive(master, vault_id, encrypted=encrypted)
+    if vault_keys.fingerprint(keys) != header.fingerprint:
+        raise WrongKeyError(
+            "key.wrong",
+            f"the keys of the vault at {path} are not those that its header names",
+            why="the key slots belong to another vault, or the header does",
+            do="put vault.json and keys/ back from one and the same copy",
+        )
+    revisions = sorted(entry for entry in store.entries("config") if entry.isdigit())
+    if not revisions:
+        raise CorruptionError(
+            "vault.config-missing", f"the vault at {path} has lost its folder config/", do="put it back from a copy"
+        )
+    name = f"config/{revisions[-1]}"
+    body, _ = unseal_record(keys, Kind.CONFIG, name, store.read(name, limit=1 << 20))
+    config: records.ConfigBody = records.decode(name, body, records.ConfigBody)
+    if config.min_reader > FORMAT_VERSION:
+        raise UnsupportedError(
+            "vault.newer-format",
+            f"the vault at {path} needs a reader of version {config.min_reader}",
+            why=f"this BlockVault reads versions up to {FORMAT_VERSION}",
+            do="use a newer BlockVault for this vault",
+        )
+    if config.epochs > 1:
+        keys = vault_keys.derive(master, vault_id, encrypted=encrypted, epochs=config.epochs)
+    return VaultFolder(path, header, keys, config)
