@@ -1,0 +1,148 @@
+//! Plain bytes to zstd frames and back. A frame has its content size in its header, no checksum, no dictionary id.
+//!
+//! Contexts live as long as one call, never as long as a thread: a context borrows the prefixes that it is given.
+
+use zstd_safe::{CCtx, CParameter, DCtx, SafeResult};
+
+use crate::error::{Error, Result};
+use crate::types::{ChunkSize, Codec};
+
+/// The level of every delta; also the highest at which a full block is tried without a first look.
+const DELTA_LEVEL: i32 = 3;
+
+/// Makes blocks of chunks; `'b` is the life of the bases.
+pub(crate) struct Encoder<'b> {
+    full: CCtx<'b>,
+    glance: Option<CCtx<'b>>,
+    delta: CCtx<'b>,
+    decoder: Decoder<'b>,
+    chunk_size: ChunkSize,
+    full_frame: Vec<u8>,
+    delta_frame: Vec<u8>,
+    proof: Vec<u8>,
+}
+
+/// A block made, to be stored as it is.
+pub(crate) struct Encoded<'a> {
+    pub(crate) codec: Codec,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl<'b> Encoder<'b> {
+    /// Levels are 1 to 19.
+    pub(crate) fn new(chunk_size: ChunkSize, level: i32) -> Result<Self> {
+        let bound = zstd_safe::compress_bound(chunk_size.bytes());
+        // Prefix and chunk are both in reach of a match, wherever in the chunk it stands.
+        let window_log = (2 * chunk_size.bytes()).ilog2();
+        Ok(Self {
+            full: compressor(level, None)?,
+            glance: if level > DELTA_LEVEL { Some(compressor(1, None)?) } else { None },
+            delta: compressor(DELTA_LEVEL, Some(window_log))?,
+            decoder: Decoder::new()?,
+            chunk_size,
+            full_frame: vec![0; bound],
+            delta_frame: vec![0; bound],
+            proof: Vec::new(),
+        })
+    }
+
+    /// A delta if there is a base and the delta is short: at most `delta_limit`, or under half of the full block.
+    pub(crate) fn encode<'a>(
+        &'a mut self,
+        chunk: &'a [u8],
+        base: Option<&'b [u8]>,
+        delta_limit: usize,
+    ) -> Result<Encoded<'a>> {
+        let delta_length = match base {
+            Some(base) => self.encode_delta(chunk, base)?,
+            None => None,
+        };
+        if let Some(length) = delta_length.filter(|length| *length <= delta_limit) {
+            return Ok(Encoded { codec: Codec::Delta, bytes: &self.delta_frame[..length] });
+        }
+        let frame_length = self.encode_full(chunk)?;
+        let full_length = frame_length.unwrap_or(chunk.len());
+        if let Some(length) = delta_length.filter(|length| 2 * length < full_length) {
+            return Ok(Encoded { codec: Codec::Delta, bytes: &self.delta_frame[..length] });
+        }
+        Ok(match frame_length {
+            Some(length) => Encoded { codec: Codec::Zstd, bytes: &self.full_frame[..length] },
+            None => Encoded { codec: Codec::Raw, bytes: chunk },
+        })
+    }
+
+    /// The length of the frame in `full_frame`; none where it saves less than a sixteenth.
+    ///
+    /// Above level 3 a look with level 1 comes first: what it cannot shorten at all is not worth the long search.
+    fn encode_full(&mut self, chunk: &[u8]) -> Result<Option<usize>> {
+        if let Some(glance) = &mut self.glance {
+            let length = done(glance.compress2(&mut self.full_frame[..], chunk))?;
+            if length + chunk.len() / 64 > chunk.len() {
+                return Ok(None);
+            }
+        }
+        let length = done(self.full.compress2(&mut self.full_frame[..], chunk))?;
+        Ok(Some(length).filter(|length| length + chunk.len() / 16 <= chunk.len()))
+    }
+
+    /// The length of the frame in `delta_frame`, proven to decode (rule R3); none if it does not.
+    fn encode_delta(&mut self, chunk: &[u8], base: &'b [u8]) -> Result<Option<usize>> {
+        done(self.delta.ref_prefix(base))?;
+        let length = done(self.delta.compress2(&mut self.delta_frame[..], chunk))?;
+        self.proof.resize(self.chunk_size.bytes(), 0);
+        let proven = self.decoder.decode(&self.delta_frame[..length], Some(base), &mut self.proof)
+            && self.proof == chunk;
+        Ok(proven.then_some(length))
+    }
+}
+
+/// Makes chunks of frames.
+pub(crate) struct Decoder<'b>(DCtx<'b>);
+
+impl<'b> Decoder<'b> {
+    /// A context of its own.
+    pub(crate) fn new() -> Result<Self> {
+        DCtx::try_create().map(Self).ok_or_else(out_of_memory)
+    }
+
+    /// Fills `chunk` from exactly one frame of exactly its size; false for anything else. The frame is looked at
+    /// before it is decoded and decoded in place, so a hostile one cannot ask for memory.
+    pub(crate) fn decode(&mut self, frame: &[u8], base: Option<&'b [u8]>, chunk: &mut [u8]) -> bool {
+        let declared = zstd_safe::get_frame_content_size(frame).ok().flatten();
+        if declared != Some(chunk.len() as u64)
+            || zstd_safe::find_frame_compressed_size(frame) != Ok(frame.len())
+        {
+            return false;
+        }
+        if let Some(base) = base
+            && self.0.ref_prefix(base).is_err()
+        {
+            return false;
+        }
+        self.0.decompress(chunk, frame) == Ok(chunk.len())
+    }
+}
+
+fn compressor<'b>(level: i32, window_log: Option<u32>) -> Result<CCtx<'b>> {
+    let mut context = CCtx::try_create().ok_or_else(out_of_memory)?;
+    for parameter in [
+        CParameter::CompressionLevel(level),
+        CParameter::ContentSizeFlag(true),
+        CParameter::ChecksumFlag(false),
+        CParameter::DictIdFlag(false),
+    ] {
+        done(context.set_parameter(parameter))?;
+    }
+    if let Some(window_log) = window_log {
+        done(context.set_parameter(CParameter::WindowLog(window_log)))?;
+    }
+    Ok(context)
+}
+
+fn done(result: SafeResult) -> Result<usize> {
+    result.map_err(|code| Error::Internal(format!("zstd: {}", zstd_safe::get_error_name(code))))
+}
+
+fn out_of_memory() -> Error {
+    Error::Internal("zstd: no memory for a context".to_owned())
+}
