@@ -74,7 +74,11 @@ def wrap(master: bytes, vault_id: bytes, slot: int, secret: Secret, label: str =
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     salt, nonce = os.urandom(16), os.urandom(12)
-    costs = {} if secret.passphrase is None else {"memory_kib": ARGON_MEMORY_KIB, "passes": ARGON_PASSES, "lanes": ARGON_LANES}
+    costs = (
+        {}
+        if secret.passphrase is None
+        else {"memory_kib": ARGON_MEMORY_KIB, "passes": ARGON_PASSES, "lanes": ARGON_LANES}
+    )
     kind = "key-file" if secret.passphrase is None else "passphrase"
     blank = KeySlot(slot=slot, kind=kind, salt=salt.hex(), wrapped="", label=label, **costs)
     wrapped = nonce + AESGCM(_wrapping_key(blank, secret)).encrypt(nonce, master, _associated(vault_id, slot))
@@ -159,7 +163,10 @@ def _wrapping_key(slot: KeySlot, secret: Secret) -> Any:
         from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
     except ImportError as error:
         raise UnsupportedError(
-            "key.no-argon2", "this Python's cryptography has no Argon2id", why=str(error), do="install cryptography 44 or newer"
+            "key.no-argon2",
+            "this Python's cryptography has no Argon2id",
+            why=str(error),
+            do="install cryptography 44 or newer",
         ) from None
     kdf = Argon2id(salt=salt, length=32, iterations=slot.passes, lanes=slot.lanes, memory_cost=slot.memory_kib)
     return kdf.derive(secret.passphrase)

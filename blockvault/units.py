@@ -22,7 +22,7 @@ _SPAN = re.compile(r"^\s*(\d+)\s*([smhdwy])\s*$")
 _SPAN_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
 
-def format_size(byte_count: int | float) -> str:
+def format_size(byte_count: float) -> str:
     """`1536` -> `1.50 KiB`; three significant digits, bytes stay whole."""
     value = float(byte_count)
     unit = 0

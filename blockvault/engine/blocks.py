@@ -99,7 +99,9 @@ def fetch(
         codecs[at], ids[at] = table.codecs[here], table.ids[here]
         rows[at] = len(readers)
         readers.append(reader)
-        for row, slot in zip(at[codecs[at] == Codec.DELTA].tolist(), here[codecs[at] == Codec.DELTA].tolist(), strict=True):
+        for row, slot in zip(
+            at[codecs[at] == Codec.DELTA].tolist(), here[codecs[at] == Codec.DELTA].tolist(), strict=True
+        ):
             place = (table.base_packs[table.base_pack[slot]], int(table.base_slot[slot]))
             base_rows[row] = bases.setdefault(place, len(bases))
     fetched_bases: kernel.PlainBatch | None = None

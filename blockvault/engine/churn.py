@@ -38,7 +38,9 @@ class CellChurn:
     chunk_count: int
     candidates: NDArray[np.uint32]  # to be read, hashed and compared by identity
     fills: NDArray[np.uint8]  # FillKind of chunks that became (or must be stated as) hole or zero, else UNSTATED
-    digests: NDArray[np.uint8] | None  # (chunk_count, 16), to be completed by what the candidates read; None: as the parent's
+    digests: (
+        NDArray[np.uint8] | None
+    )  # (chunk_count, 16), to be completed by what the candidates read; None: as the parent's
     parent: CellMap | None  # the parent's manifest of this cell, where candidates need it
     must_state: int  # chunks of the cell from here on are stated even if they read the same
 
@@ -193,7 +195,7 @@ class ChurnFinder:
         return CellChurn(cell, first, count, np.flatnonzero(data).astype(np.uint32), fills, digests, parent, must_state)
 
     def _parent_cell(self, cell: int) -> CellMap | None:
-        """The parent's manifest of the cell. A damaged one is no parent: its chunks are stored anew, and that is told."""
+        """The parent's manifest of the cell. A damaged one is no parent: its chunks are stored anew."""
         if self.manifest is None or cell * CELL_CHUNKS >= self.old_chunks:
             return None
         try:

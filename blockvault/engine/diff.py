@@ -49,7 +49,7 @@ def between_points(
     if left.chunk_size != right.chunk_size:
         raise InvalidInputError(
             "diff.chunk-size",
-            f"disk '{left.name}' has chunks of {left.chunk_size} bytes at one point and {right.chunk_size} at the other",
+            f"disk '{left.name}' has chunks of {left.chunk_size} bytes at one point, of {right.chunk_size} at the other",
             do="compare points of one chunk size",
         )
     old, new = Manifest(store, keys, left), Manifest(store, keys, right)
@@ -75,7 +75,12 @@ def between_points(
 
 
 def with_image(
-    store: LocalStore, keys: VaultKeys, shelf: PackShelf, point: PointDisk, reader: DiskReader, monitor: Monitor
+    store: LocalStore,
+    keys: VaultKeys,
+    shelf: PackShelf,
+    point: PointDisk,
+    reader: DiskReader,
+    monitor: Monitor,
 ) -> Iterator[Extent]:
     """Extents in which the disk image differs from the point: every data chunk is read and compared by identity."""
     manifest = Manifest(store, keys, point)
@@ -140,5 +145,3 @@ def picture(extents: list[Extent], size: int, pieces: int = 64) -> tuple[float, 
         for piece in range(first, last + 1):
             shares[piece] += min((piece + 1) * width, offset + count) - max(piece * width, offset)
     return tuple(float(min(1.0, share / width)) for share in shares)
-
-

@@ -8,6 +8,7 @@ that lives only in the snapshot tier has nothing to be checked against, and the 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blockvault import kernel
 from blockvault.engine.diff import ids_of
@@ -50,7 +51,7 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int) -> int:
             for at in range(start, start + length, size)
         ]
 
-        def identify(numbers: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> tuple[object, object]:
+        def identify(numbers: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
             plain = reader.identify(numbers, seed=0, id_key=restore.keys.id_key, cancel=None)
             ids = np.array(plain.ids)
             ids[np.asarray(plain.states) != ChunkState.CHANGED] = 0
@@ -58,8 +59,8 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int) -> int:
 
         for numbers, ids in in_order(identify, batches):
             monitor.check()
-            actual[(numbers - np.uint64(first)).astype(np.int64)] = ids  # type: ignore[operator]
-            monitor.advance(len(numbers) * chunk_size)  # type: ignore[arg-type]
+            actual[(numbers - np.uint64(first)).astype(np.int64)] = ids
+            monitor.advance(len(numbers) * chunk_size)
         wrong = (actual != wanted).any(axis=1)
         if not wrong.any():
             continue
@@ -84,5 +85,3 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int) -> int:
             )
         mended += int(np.count_nonzero(wrong))
     return mended
-
-

@@ -80,7 +80,9 @@ class LayerBuilder:
             depth += 1
         return depth
 
-    def finish(self, store: LocalStore, keys: VaultKeys, older: tuple[LayerRef, ...]) -> tuple[tuple[LayerRef, ...], LayerWriter | None]:
+    def finish(
+        self, store: LocalStore, keys: VaultKeys, older: tuple[LayerRef, ...]
+    ) -> tuple[tuple[LayerRef, ...], LayerWriter | None]:
         """Write the layer, durable; returns the new stack and the writer (for its size), if one was needed."""
         if self.is_empty:
             return older, None
@@ -119,7 +121,9 @@ class LayerBuilder:
         if not readers:
             yield from own
             return
-        cells: dict[int, Entry | None] = {cell: entry for first, span, entry in own for cell in range(first, first + span)}
+        cells: dict[int, Entry | None] = {
+            cell: entry for first, span, entry in own for cell in range(first, first + span)
+        }
         total = cell_count(self.chunks)
         for reader in readers:
             for entry in reader.entries:
@@ -142,5 +146,3 @@ class LayerBuilder:
             _, count = cell_bounds(cell, self.chunks)
             segments = [part if not isinstance(part, int) else fill_segment(part, count) for part in parts]
             yield cell, 1, merge_segments(segments, count)
-
-

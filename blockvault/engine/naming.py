@@ -33,7 +33,8 @@ def resolve(ref: str, infos: list[PointInfo]) -> PointInfo:
     """
     ref = ref.strip()
     if "@" in ref:
-        return _of_item(*ref.rsplit("@", 1), infos)
+        item, which = ref.rsplit("@", 1)
+        return _of_item(item, which, infos)
     exact = [info for info in infos if info.label == ref]
     if len(exact) == 1:
         return exact[0]
@@ -43,7 +44,9 @@ def resolve(ref: str, infos: list[PointInfo]) -> PointInfo:
     if len(found) > 1:
         names = ", ".join(info.label for info in found[:5])
         raise InvalidInputError(
-            "point.ambiguous", f"'{ref}' names {len(found)} points: {names}", do="write HOST:N, or more of the id"
+            "point.ambiguous",
+            f"'{ref}' names {len(found)} points: {names}",
+            do="write HOST:N, or more of the id",
         )
     if not found:
         raise _no_point(ref, infos)
@@ -65,7 +68,9 @@ def _of_item(item: str, which: str, infos: list[PointInfo]) -> PointInfo:
         back = int(which[1:])
         if back >= len(own):
             raise NotFoundError(
-                "point.not-found", f"item '{item}' has only {len(own)} points", do=f"see `blockvault points {item}`"
+                "point.not-found",
+                f"item '{item}' has only {len(own)} points",
+                do=f"see `blockvault points {item}`",
             )
         return own[-1 - back]
     moment: datetime = from_text(which)

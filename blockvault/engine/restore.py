@@ -126,9 +126,7 @@ class DiskRestore:
 
     def _fetch(self, batch: _Batch) -> kernel.PlainBatch:
         cell, rows = batch.cell, batch.rows
-        fetched = fetch(
-            self.shelf, self.keys, cell.packs, cell.pack[rows], cell.slot[rows], self.disk.chunk_size
-        )
+        fetched = fetch(self.shelf, self.keys, cell.packs, cell.pack[rows], cell.slot[rows], self.disk.chunk_size)
         if not fetched.all_good:
             bad = int(np.flatnonzero(fetched.status)[0])
             row = int(rows[bad])
@@ -143,13 +141,14 @@ class DiskRestore:
     def damage(
         self, name: str, slot: int | None, reason: str, cell: CellMap, chunks: NDArray[np.int64]
     ) -> CorruptionError:
+        """The error for a damaged block (or, without `slot`, a whole object) that these chunks of the cell need."""
         offset = (int(chunks.min()) + cell.first_chunk) * self.disk.chunk_size
         where = f"block {slot} of the vault's object {name}" if slot is not None else f"the vault's object {name}"
         return CorruptionError(
             "vault.block-damaged",
             f"{where} is damaged, and disk '{self.disk.name}' needs it",
             why=f"{reason}; first affected: {format_size(self.disk.chunk_size)} at byte {offset} of the disk",
-            do="run `blockvault verify --all` to see every point it touches, and restore another point or from a snapshot",
+            do="run `blockvault verify --all` to see what it touches; restore another point or from a snapshot",
         )
 
     def _clear_other_cells(self, fd: int, with_segments: list[int]) -> None:

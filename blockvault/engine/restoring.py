@@ -115,7 +115,9 @@ class Restorer:
         in_vault, in_tier = info.point is not None, request.record is not None
         if request.source not in ("auto", "snapshot", "vault"):
             raise InvalidInputError(
-                "restore.from", f"there is no tier '{request.source}'", do="use --from auto, snapshot or vault"
+                "restore.from",
+                f"there is no tier '{request.source}'",
+                do="use --from auto, snapshot or vault",
             )
         if request.source == "snapshot" and not in_tier:
             raise NotFoundError(
@@ -186,7 +188,10 @@ class Restorer:
             return None
         except OSError as error:
             raise InvalidInputError(
-                "target.no-folder", f"the folder {folder} cannot be made", why=error.strerror, do="name another place with -o"
+                "target.no-folder",
+                f"the folder {folder} cannot be made",
+                why=error.strerror,
+                do="name another place with -o",
             ) from None
         return folder
 
@@ -231,7 +236,7 @@ class Restorer:
             reader.close()
 
     def _to_stream(self, request: RestoreRequest, source: Tier, disk: _Disk) -> int:
-        """A stream cannot be taken back, so it comes from the vault, where every block is checked before it is written."""
+        """A stream cannot be taken back, so it comes from the vault: every block is checked first."""
         assert request.stream is not None
         if request.info.point is None:
             raise NotFoundError(

@@ -21,9 +21,7 @@ def folder_bytes(path: str) -> int:
     return total
 
 
-def measure(
-    name: str, path: str, infos: list[PointInfo], snapshot_bytes: dict[int, int], *, by: str
-) -> UsageReport:
+def measure(name: str, path: str, infos: list[PointInfo], snapshot_bytes: dict[int, int], *, by: str) -> UsageReport:
     """The report for one vault. `snapshot_bytes` says what the snapshot of each number takes on this host."""
     packs = folder_bytes(os.path.join(path, "main", "packs"))
     index = folder_bytes(os.path.join(path, "lmdb"))

@@ -72,7 +72,8 @@ class Verifier:
         damage = [
             BlockDamage(name, slot, reason, tuple(_joined(touches)))
             for (name, slot), (reason, touches) in sorted(
-                self._found.items(), key=lambda entry: (entry[0][0], -1 if entry[0][1] is None else entry[0][1])
+                self._found.items(),
+                key=lambda entry: (entry[0][0], -1 if entry[0][1] is None else entry[0][1]),
             )
         ]
         return Verified(blocks, plain, stored, damage)
@@ -132,7 +133,11 @@ class Verifier:
                 self.monitor.check()
                 first = cell_index * CELL_CHUNKS * disk.chunk_size
                 span = TouchedRange(
-                    label, point.item_name, disk.name, first, min(CELL_CHUNKS * disk.chunk_size, disk.size - first)
+                    label,
+                    point.item_name,
+                    disk.name,
+                    first,
+                    min(CELL_CHUNKS * disk.chunk_size, disk.size - first),
                 )
                 if key in self._seen and not self._seen[key]:
                     continue
@@ -187,7 +192,12 @@ class Verifier:
                 except CorruptionError:
                     continue
                 before = int(np.count_nonzero(self._needed[base])) if base in self._needed else 0
-                self._mark(base, table.base_slot[deltas][table.base_pack[deltas] == index], count, self._chunk_size[pack])
+                self._mark(
+                    base,
+                    table.base_slot[deltas][table.base_pack[deltas] == index],
+                    count,
+                    self._chunk_size[pack],
+                )
                 if int(np.count_nonzero(self._needed[base])) > before and base != pack:
                     todo.append(base)
 
@@ -205,9 +215,13 @@ class Verifier:
                 for start in range(0, len(slots), size):
                     yield pack, slots[start : start + size]
 
-        def work(batch: tuple[PackName, NDArray[np.int64]]) -> tuple[PackName, NDArray[np.int64], NDArray[np.uint8]]:
+        def work(
+            batch: tuple[PackName, NDArray[np.int64]],
+        ) -> tuple[PackName, NDArray[np.int64], NDArray[np.uint8]]:
             pack, slots = batch
-            fetched = fetch(self.shelf, self.keys, [pack], np.zeros(len(slots), np.int64), slots, self._chunk_size[pack])
+            fetched = fetch(
+                self.shelf, self.keys, [pack], np.zeros(len(slots), np.int64), slots, self._chunk_size[pack]
+            )
             return pack, slots, fetched.status
 
         for pack, slots, status in in_order(work, batches()):
@@ -280,7 +294,11 @@ def _joined(touches: list[TouchedRange]) -> list[TouchedRange]:
     out: list[TouchedRange] = []
     for touch in sorted(set(touches), key=lambda t: (t.label, t.disk, t.offset)):
         last = out[-1] if out else None
-        if last and (last.label, last.disk) == (touch.label, touch.disk) and last.offset + last.byte_count >= touch.offset:
+        if (
+            last
+            and (last.label, last.disk) == (touch.label, touch.disk)
+            and last.offset + last.byte_count >= touch.offset
+        ):
             end = max(last.offset + last.byte_count, touch.offset + touch.byte_count)
             out[-1] = TouchedRange(last.label, last.item, last.disk, last.offset, end - last.offset)
         else:

@@ -124,7 +124,14 @@ def new_sealer(keys: VaultKeys, kind: Kind, name: str, write_id: bytes | None = 
     """A sealer for an object that is about to be made under `name`; draws its salt and write id."""
     cipher = CIPHER_AES_GCM if keys.encrypted else CIPHER_TAG
     head = HEAD.pack(
-        MAGIC, kind.value.encode(), FORMAT_VERSION, cipher, 0, keys.epoch, os.urandom(32), write_id or os.urandom(16)
+        MAGIC,
+        kind.value.encode(),
+        FORMAT_VERSION,
+        cipher,
+        0,
+        keys.epoch,
+        os.urandom(32),
+        write_id or os.urandom(16),
     )
     return open_sealer(keys, kind, name, head)
 
@@ -202,7 +209,9 @@ def directory_range(name: str, file_size: int, tail: bytes) -> tuple[int, int]:
     return offset, length
 
 
-def seal_record(keys: VaultKeys, kind: Kind, name: str, body: bytes, write_id: bytes | None = None) -> tuple[bytes, bytes]:
+def seal_record(
+    keys: VaultKeys, kind: Kind, name: str, body: bytes, write_id: bytes | None = None
+) -> tuple[bytes, bytes]:
     """A small object that has only a directory. Returns its bytes and the directory's tag (its digest)."""
     sealer = new_sealer(keys, kind, name, write_id)
     stored = sealer.seal(DIRECTORY_NUMBER, pack_frame(body))

@@ -328,8 +328,16 @@ def decode_segment(name: str, data: bytes) -> Segment:
 
     run_pack, run_first_slot, run_count, run_pieces = (column("<u4", runs) for _ in range(4))
     digests = column("u1", runs * 16).reshape(runs, 16)
-    piece_first, piece_length, live = column("<u4", pieces, rising=True), column("<u4", pieces), column("u1", pieces)
-    fill_first, fill_length, fill_kind = column("<u4", fills, rising=True), column("<u4", fills), column("u1", fills)
+    piece_first, piece_length, live = (
+        column("<u4", pieces, rising=True),
+        column("<u4", pieces),
+        column("u1", pieces),
+    )
+    fill_first, fill_length, fill_kind = (
+        column("<u4", fills, rising=True),
+        column("<u4", fills),
+        column("u1", fills),
+    )
     ordinal, base_pack, base_slot = (
         column("<u4", bases, rising=True),
         column("<u4", bases),

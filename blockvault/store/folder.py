@@ -231,7 +231,9 @@ def open_folder(path: str, secret: Secret | None) -> VaultFolder:
     revisions = sorted(entry for entry in store.entries("config") if entry.isdigit())
     if not revisions:
         raise CorruptionError(
-            "vault.config-missing", f"the vault at {path} has lost its folder config/", do="put it back from a copy"
+            "vault.config-missing",
+            f"the vault at {path} has lost its folder config/",
+            do="put it back from a copy",
         )
     name = f"config/{revisions[-1]}"
     body, _ = unseal_record(keys, Kind.CONFIG, name, store.read(name, limit=1 << 20))

@@ -125,7 +125,11 @@ class HostState:
                     return record
             self.is_new = True
             floor = max(
-                [record.next_number if record else 1, *[n + 1 for n in newest_in_vault.values()], self._snapshots_seen() + 1]
+                [
+                    record.next_number if record else 1,
+                    *[n + 1 for n in newest_in_vault.values()],
+                    self._snapshots_seen() + 1,
+                ]
             )
             record = HostRecord(
                 vault_id=self.vault_id,
@@ -144,7 +148,9 @@ class HostState:
             record = self._read()
             if record is None:
                 raise CorruptionError(
-                    "host.state-damaged", "the host's state vanished while it was in use", do="run the command again"
+                    "host.state-damaged",
+                    "the host's state vanished while it was in use",
+                    do="run the command again",
                 )
             number = max(record.next_number, above + 1, self._snapshots_seen() + 1)
             self._write(msgspec.structs.replace(record, next_number=number + 1))

@@ -48,7 +48,13 @@ class Index:
             self._open()
             if self._get_identity() != identity.encode():
                 self._begin_anew(identity)
-        except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PageNotFoundError, lmdb.PanicError):
+        except (
+            lmdb.CorruptedError,
+            lmdb.InvalidError,
+            lmdb.VersionMismatchError,
+            lmdb.PageNotFoundError,
+            lmdb.PanicError,
+        ):
             self._begin_anew(identity)
         except lmdb.Error as error:
             raise self._refused(error) from error
@@ -62,7 +68,14 @@ class Index:
         except FileNotFoundError:
             pass
         self._environment = lmdb.open(
-            self._folder, map_size=size, max_dbs=8, max_readers=512, lib_version=0, mode=0o600, subdir=True, readahead=False
+            self._folder,
+            map_size=size,
+            max_dbs=8,
+            max_readers=512,
+            lib_version=0,
+            mode=0o600,
+            subdir=True,
+            readahead=False,
         )
         names = (b"meta", b"pack-name", b"pack-number", b"blocks", b"segments", b"records")
         self._meta, self._pack_name, self._pack_number, self._blocks, self._segments, self._records = (
@@ -87,7 +100,9 @@ class Index:
         text = str(error)
         if "No space left" in text or isinstance(error, lmdb.DiskError):
             cause = OSError(28, "No space left on device") if "No space" in text else cause
-        return device_error(cause or OSError(text), f"using the vault's index {self._folder}", kind="store.index-failed")
+        return device_error(
+            cause or OSError(text), f"using the vault's index {self._folder}", kind="store.index-failed"
+        )
 
     def _write(self, work: Callable[[Any], T]) -> T:
         """Run `work` in one write transaction; if the map is full, grow it and run it again."""
@@ -151,7 +166,8 @@ class Index:
             rows = zip(prefixes[order].tolist(), pack[order].tolist(), slot[order].tolist(), strict=True)
             cursor = txn.cursor(db=self._blocks)
             cursor.putmulti(
-                ((_U64.pack(prefix), _PLACE.pack(numbers[index], at)) for prefix, index, at in rows), overwrite=True
+                ((_U64.pack(prefix), _PLACE.pack(numbers[index], at)) for prefix, index, at in rows),
+                overwrite=True,
             )
             if segment is not None:
                 txn.put(segment.encode(), b"", db=self._segments)

@@ -127,7 +127,9 @@ class LayerReader:
             ) from None
         try:
             size = os.fstat(self._fd).st_size
-            offset, length = directory_range(self.name, size, os.pread(self._fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES)))
+            offset, length = directory_range(
+                self.name, size, os.pread(self._fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
+            )
             self._sealer: Sealer = open_sealer(keys, Kind.LAYER, self.name, os.pread(self._fd, HEAD_BYTES, 0))
             stored = os.pread(self._fd, length, offset)
             if stored[-TAG_BYTES:] != ref.tag:
@@ -156,7 +158,8 @@ class LayerReader:
 
     def segment_cells(self) -> NDArray[np.int64]:
         """The cells that have a segment, ascending."""
-        return self._cells[self.entries["kind"] == ENTRY_SEGMENT]
+        cells: NDArray[np.int64] = self._cells[self.entries["kind"] == ENTRY_SEGMENT]
+        return cells
 
     def segment(self, entry: Any) -> Segment:
         """Read the segment of an entry. Raises `CorruptionError`."""

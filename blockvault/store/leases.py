@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from types import TracebackType
+from typing import Self
 
 from blockvault.clock import to_text
 from blockvault.format import records
@@ -58,7 +59,7 @@ class Lease:
         self._data, _ = seal_record(keys, Kind.LEASE, self._name, records.encode(body))
         self._fd = -1
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         try:
             make_folders(self._store.root, "leases")
             self._remove_dead()
@@ -72,7 +73,9 @@ class Lease:
             raise device_error(error, "taking a lease in the vault") from error
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._fd >= 0:
             try:
                 os.unlink(self._store.path(self._name))

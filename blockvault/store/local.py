@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
 from typing import Protocol
 
 from blockvault.errors import AlreadyExistsError, CorruptionError, DeviceError, InternalError, NotFoundError
@@ -44,9 +43,6 @@ class ObjectStore(Protocol):
 
     def exists(self, name: str) -> bool:
         """Whether it is there."""
-
-    def list(self, prefix: str) -> Iterator[str]:
-        """Names of the objects directly or deeper under the folder `prefix`, unsorted."""
 
     def entries(self, prefix: str) -> list[str]:
         """Last parts of the names directly under the folder `prefix`."""
@@ -159,7 +155,9 @@ class NewObject:
                 os.close(folder_fd)
         except FileExistsError:
             raise AlreadyExistsError(
-                "store.exists", f"the vault already has an object {self.name}", why="another writer made it first"
+                "store.exists",
+                f"the vault already has an object {self.name}",
+                why="another writer made it first",
             ) from None
         except OSError as error:
             raise device_error(error, f"putting {self.name} in place in the vault") from error
@@ -221,7 +219,9 @@ class LocalStore:
             size = os.fstat(fd).st_size
             if size > limit:
                 raise CorruptionError(
-                    "vault.object-damaged", f"the vault's object {name} is {size} bytes long", why=f"more than {limit}"
+                    "vault.object-damaged",
+                    f"the vault's object {name} is {size} bytes long",
+                    why=f"more than {limit}",
                 )
             parts = []
             at = 0
@@ -249,14 +249,6 @@ class LocalStore:
     def exists(self, name: str) -> bool:
         """Whether it is there."""
         return os.path.exists(self.path(name))
-
-    def list(self, prefix: str) -> Iterator[str]:
-        """Names of all objects under the folder `prefix`."""
-        top = self.path(prefix)
-        for folder, _, files in os.walk(top):
-            base = os.path.relpath(folder, self.root)
-            for file in files:
-                yield f"{base}/{file}"
 
     def entries(self, prefix: str) -> list[str]:
         """Last parts of the names directly under the folder `prefix`; none if it does not exist."""

@@ -13,6 +13,7 @@ import struct
 import time
 from datetime import datetime
 from types import TracebackType
+from typing import Self
 
 from blockvault.clock import to_text
 from blockvault.errors import ConflictError
@@ -47,7 +48,7 @@ class FileLock:
         self.wait_seconds = wait_seconds
         self._fd = -1
 
-    def __enter__(self) -> FileLock:
+    def __enter__(self) -> Self:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + self.wait_seconds
@@ -62,7 +63,9 @@ class FileLock:
         self._fd = fd
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -77,7 +77,9 @@ class CellMap:
                         run_digest(run_key, chunks[start : start + count], table.ids[first : first + count])
                         != segment.run_digest[run].tobytes()
                     ):
-                        reason = f"slots {first} to {first + count - 1} do not hold what layer {used.layer} bound to them"
+                        reason = (
+                            f"slots {first} to {first + count - 1} do not hold what layer {used.layer} bound to them"
+                        )
                 except CorruptionError as error:
                     name = next(iter(shelf.names(pack)), f"{pack_folder(pack)}/{pack.hex()}")
                     reason = error.why or error.message
@@ -131,7 +133,10 @@ class Manifest:
                 slot[at] = slots[take]
                 used.append(_UsedRuns(layer.name, segment, chunk, take, np.unique(run[take]).astype(np.int64)))
             for start, length, fill in zip(
-                segment.fill_first.tolist(), segment.fill_length.tolist(), segment.fill_kind.tolist(), strict=True
+                segment.fill_first.tolist(),
+                segment.fill_length.tolist(),
+                segment.fill_kind.tolist(),
+                strict=True,
             ):
                 span = slice(start, start + length)
                 kind[span][free[span]] = fill
