@@ -1,0 +1,170 @@
+"""The tree of commands. A leaf's module is imported only when that command is used, so `--help` stays fast.
+
+The one-line helps stand here for that reason; each command's own docstring begins with the same line (a test
+compares them).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+PROGRAM = "blockvault"
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "snapshot": ("snapshot", "Take a recovery point now."),
+    "restore": ("restore", "Write a recovery point's disks to files or a device."),
+    "points": ("points", "List recovery points."),
+    "point": ("", "Look at one recovery point."),
+    "transfer": ("transfer", "Move snapshots that still wait into the vault."),
+    "diff": ("diff", "Show where two points differ, or a point and a disk image."),
+    "verify": ("verify", "Check every stored byte against its identity."),
+    "item": ("", "Look at items and change them."),
+    "vault": ("", "Make vaults and look at them."),
+    "usage": ("usage", "Show where the space goes."),
+    "demo": ("demo", "Try everything on a small disk image made of this machine's files."),
+    "bench": ("bench", "Measure this machine."),
+    "doctor": ("doctor", "Check this machine and say what to mend."),
+    "completion": ("completion", "Print the completion script of a shell."),
+    "version": ("version", "Print the versions of the program and its parts."),
+}
+ALIASES = {"backup": "snapshot", "backup-now": "snapshot", "ls": "points"}
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "point": {"show": ("point_show", "Show all that is known of a point.")},
+    "item": {
+        "list": ("item_list", "List items."),
+        "show": ("item_show", "Show an item and its disks."),
+        "set": ("item_set", "Change an item."),
+    },
+    "vault": {
+        "create": ("vault_create", "Make a vault."),
+        "list": ("vault_list", "List the vaults of this machine."),
+        "show": ("vault_show", "Show a vault's settings."),
+    },
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one when it is called."""
+
+    def __init__(self, name: str, table: dict[str, tuple[str, str]], aliases: dict[str, str], help_text: str) -> None:
+        super().__init__(name, help=help_text)
+        self._table = table
+        self._aliases = aliases
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """In the order of the table: what is used most stands first."""
+        return list(self._table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        """Import the command's module, or make the sub-group."""
+        name = self._aliases.get(cmd_name, cmd_name)
+        if name not in self._table:
+            return None
+        module, line = self._table[name]
+        if not module:
+            return LazyGroup(name, GROUPS[name], {}, line)
+        command: click.Command = import_module(f"blockvault.cli.commands.{module}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        """The table itself: nothing is imported."""
+        others: dict[str, list[str]] = {}
+        for alias, name in self._aliases.items():
+            others.setdefault(name, []).append(alias)
+        rows = [
+            (name, line + (f" (also: {', '.join(others[name])})" if name in others else ""))
+            for name, (_, line) in self._table.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest command's name for one that does not exist."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, [*self._table, *self._aliases], n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise click.UsageError(f"there is no command '{name}'{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        import blockvault
+
+        click.echo(f"{PROGRAM} {blockvault.__version__}")
+        ctx.exit()
+
+
+def make_app() -> click.Group:
+    """The root of the tree."""
+    app = LazyGroup(
+        PROGRAM,
+        COMMANDS,
+        ALIASES,
+        "Block-level backup of virtual machines and disk images.\n\n"
+        "`blockvault snapshot disk.img` takes the first recovery point; nothing has to be set up before.",
+    )
+    app.params.append(
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Print the version.",
+        )
+    )
+    return app
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Parse, run the leaf, return the exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        # A path that is not valid UTF-8 is printed as the bytes that it is.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")
+    try:
+        code = _run_click(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone. Point standard output elsewhere, or Python complains at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _run_click(words: list[str]) -> int:
+    try:
+        result: Any = make_app().main(args=words, prog_name=PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and newer; older ones print the help themselves
+            error.show()
+            return 2
+        return _usage_failure(error, words)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("", err=True)
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _usage_failure(error: click.ClickException, words: list[str]) -> int:
+    from blockvault.cli.call import print_failure
+    from blockvault.cli.failures import usage_error
+    from blockvault.cli.render import Output
+
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else PROGRAM
+    known = usage_error(error.format_message(), command)
+    print_failure(Output(as_json="--json" in words), known, 2, known)
+    return 2

@@ -1,0 +1,145 @@
+"""`blockvault snapshot`: take a recovery point now, with no set-up before."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blockvault.cli.leaf import leaf, parse_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from blockvault.cli.call import Call
+    from blockvault.model import DryRunResult, SnapshotResult
+    from blockvault.vault import Vault
+
+
+def _check_consistency(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """`none` or `crash`; the two that need the guest's help are refused by name."""
+    if value in {"fs", "app"}:
+        raise click.BadParameter(f"'{value}' needs the guest's help, which this version cannot ask for")
+    if value not in {"none", "crash"}:
+        raise click.BadParameter(f"'{value}' is neither none nor crash")
+    return value
+
+
+@click.command("snapshot")
+@click.argument("targets", metavar="DISK...|ITEM", nargs=-1, required=True, type=click.Path())
+@click.option("--name", metavar="ITEM", help="The item's name; else the first file's stem.")
+@click.option("--retain-until", metavar="30d|DATE", help="Keep this point until then, whatever the rules say.")
+@click.option("--snapshot-only", is_flag=True, help="Capture only; `blockvault transfer` does the rest.")
+@click.option("--full", is_flag=True, help="Compare every chunk by identity instead of by digest.")
+@click.option("--consistency", callback=_check_consistency, metavar="none|crash", default="crash", show_default=True,
+              help="'none' allows an image that is being written.")  # fmt: skip
+@click.option("--no-keep", is_flag=True, help="Keep no local snapshot; the point is in the vault only.")
+@click.option("--tag", "tags", metavar="K=V", multiple=True, help="A tag of the point; may be given often.")
+@click.option("--comment", metavar="TEXT", default="", help="A comment of the point.")
+@click.option("--level", type=click.IntRange(1, 19), default=1, show_default=True, help="Compression level.")
+@click.option("--dry-run", is_flag=True, help="Report the churn only; nothing is written.")
+@leaf()
+def command(call: Call, targets: tuple[str, ...], tags: tuple[str, ...], dry_run: bool, **options: Any) -> int | None:
+    """Take a recovery point now.
+
+    DISK is a disk image or a block device; several make one point of one item. ITEM is the name of an item that the
+    vault knows. The first use makes the default vault.
+    """
+    if dry_run:
+        _plan(call, targets, options)
+        return None
+    from blockvault.clock import until, utc_now
+    from blockvault.model import Consistency
+
+    now = utc_now()
+    retain_until = options["retain_until"]
+    arguments = {
+        "name": options["name"],
+        "keep": not options["no_keep"],
+        "snapshot_only": options["snapshot_only"],
+        "full": options["full"],
+        "consistency": Consistency(options["consistency"]),
+        "tags": parse_pairs(tags, "tag"),
+        "comment": options["comment"],
+        "retain_until": until(retain_until, now) if retain_until else None,
+        "level": options["level"],
+        "now": now,
+    }
+    with call.open_or_make_vault() as vault, call.job() as monitor:
+        result = vault.snapshot(list(targets), **arguments, monitor=monitor)
+    _show(call, result)
+    return None
+
+
+def _show(call: Call, result: SnapshotResult) -> None:
+    from blockvault.cli.views import snapshot_facts, snapshot_fields
+
+    restore = f"blockvault restore --point {result.number}{call.vault_flag}"
+    call.warn(result.warnings)
+    if call.output.as_json:
+        fields = snapshot_fields(result, restore)
+        call.output.document({"message_type": "summary", "schema": "blockvault.snapshot/1", **fields})
+    elif not call.output.quiet:
+        title = f"point {result.number} of item '{result.item}': {result.job_state}"
+        call.output.facts(title, snapshot_facts(result, restore))
+
+
+def _plan(call: Call, targets: tuple[str, ...], options: dict[str, Any]) -> None:
+    with _vault_to_plan_with(call) as vault, call.job() as monitor:
+        result = vault.plan_snapshot(list(targets), name=options["name"], full=options["full"], monitor=monitor)
+    _show_plan(call, result)
+
+
+@contextmanager
+def _vault_to_plan_with(call: Call) -> Iterator[Vault]:
+    """The vault; where there is no default vault yet, one that vanishes again: a dry run leaves nothing behind."""
+    from blockvault.config import DEFAULT_VAULT
+    from blockvault.errors import NotFoundError
+    from blockvault.vault import Vault
+
+    try:
+        vault = call.open_vault()
+    except NotFoundError as error:
+        if error.kind != "vault.not-found" or call.vault_name != DEFAULT_VAULT:
+            raise
+    else:
+        with vault:
+            yield vault
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="blockvault-") as folder,
+        Vault.create(DEFAULT_VAULT, state_dir=folder) as vault,
+    ):
+        yield vault
+
+
+def _show_plan(call: Call, result: DryRunResult) -> None:
+    from blockvault.units import format_size
+
+    if call.output.as_json:
+        call.output.document(
+            {
+                "message_type": "summary",
+                "schema": "blockvault.snapshot-plan/1",
+                "item": result.item,
+                "parent": result.parent,
+                "size_bytes": result.size_bytes,
+                "read_bytes": result.read_bytes,
+                "changed_bytes": result.changed_bytes,
+                "changed_chunks": result.changed_chunks,
+                "churn_source": result.churn_source,
+            }
+        )
+        return
+    against = "there is no point yet" if result.parent is None else f"against point {result.parent}"
+    call.output.facts(
+        f"dry run for item '{result.item}': nothing was written",
+        [
+            ("disk size", format_size(result.size_bytes)),
+            ("read", format_size(result.read_bytes)),
+            ("changed", f"{format_size(result.changed_bytes)} in {result.changed_chunks} chunks, {against}"),
+            ("churn from", result.churn_source.value),
+        ],
+    )

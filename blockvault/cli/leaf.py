@@ -1,0 +1,75 @@
+"""What makes a function a command: the options that every command has, and the `Call` that it gets."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def leaf(*, vault: bool = True) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
+    """Give a command the common options; `vault` False hides those of the vault where none is opened."""
+
+    def decorate(function: Callable[..., int | None]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def run(
+            *,
+            as_json: bool,
+            vault_option: str | None,
+            key_file: str | None,
+            quiet: bool,
+            verbose: bool,
+            color: str,
+            **arguments: Any,
+        ) -> int:
+            from blockvault.cli.call import Call
+            from blockvault.cli.render import Output
+
+            output = Output(as_json=as_json, quiet=quiet, verbose=verbose, color=color)
+            call = Call(output, vault_option=vault_option, key_file=key_file)
+            return call.run(lambda: function(call, **arguments))
+
+        for option in reversed(_common(vault)):
+            run = option(run)
+        return run
+
+    return decorate
+
+
+def _common(vault: bool) -> list[Callable[..., Any]]:
+    return [
+        click.option(
+            "--vault",
+            "vault_option",
+            metavar="NAME|FOLDER",
+            hidden=not vault,
+            help="The vault; else $BLOCKVAULT_VAULT, else 'default'.",
+        ),
+        click.option(
+            "--key-file", metavar="FILE", hidden=not vault, help="Open an encrypted vault with this key file."
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Write JSON, for programs."),
+        click.option("-q", "--quiet", is_flag=True, help="Only results, warnings and errors."),
+        click.option("-v", "--verbose", is_flag=True, help="Say more."),
+        click.option(
+            "--color",
+            type=click.Choice(["auto", "always", "never"]),
+            default="auto",
+            help="Colours; $NO_COLOR turns them off too.",
+        ),
+    ]
+
+
+def parse_pairs(words: tuple[str, ...], noun: str) -> dict[str, str]:
+    """`("a=1", "b=2")` -> `{"a": "1", "b": "2"}`, or a usage error that names the word."""
+    pairs = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise click.UsageError(f"'{word}' is no {noun}: write NAME=VALUE")
+        pairs[key] = value
+    return pairs

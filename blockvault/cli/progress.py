@@ -1,0 +1,202 @@
+"""Readers of a `Monitor`: bars on a terminal, a line each 30 seconds elsewhere, JSON lines for programs.
+
+Every reader may be called from any thread of the library and writes under one lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blockvault.monitor import Monitor
+from blockvault.units import format_seconds, format_size
+
+if TYPE_CHECKING:
+    from blockvault.cli.render import Output
+
+LINE_SECONDS = 30.0
+STATUS_SECONDS = 0.25
+
+
+@dataclass
+class Phase:
+    """Where a phase stands."""
+
+    name: str
+    total_bytes: int
+    done_bytes: int
+    began: float
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self.began
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second so far."""
+        return self.done_bytes / max(self.seconds, 1e-3)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None before there is one."""
+        return max(0, self.total_bytes - self.done_bytes) / self.rate if self.done_bytes else None
+
+
+class QuietMonitor(Monitor):
+    """Tells warnings and notes, and keeps the running phase; the other readers add how they show it."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self.output = output
+        self.current: Phase | None = None
+        self._show = threading.RLock()
+
+    def warn(self, kind: str, message: str) -> None:
+        """Collect the warning and tell it at once."""
+        super().warn(kind, message)
+        with self._show:
+            self.output.warning(message, kind)
+
+    def on_phase(self, name: str, total_bytes: int) -> None:
+        """A phase begins."""
+        with self._show:
+            self.current = Phase(name, total_bytes, 0, time.monotonic())
+            self.begin(self.current)
+
+    def on_advance(self, byte_count: int) -> None:
+        """The phase went on."""
+        with self._show:
+            if self.current is not None:
+                self.current.done_bytes += byte_count
+                self.update(self.current)
+
+    def on_message(self, level: str, message: str) -> None:
+        """Notes; warnings are told by `warn`, which knows their kind."""
+        if level != "warning":
+            with self._show:
+                self.output.note(message)
+
+    def begin(self, phase: Phase) -> None:
+        """Show that a phase began."""
+
+    def update(self, phase: Phase) -> None:
+        """Show how far it is."""
+
+    def close(self) -> None:
+        """The job is over."""
+
+
+class LineMonitor(QuietMonitor):
+    """One line on standard error each 30 seconds."""
+
+    def begin(self, phase: Phase) -> None:
+        """The first line comes after 30 seconds: short jobs stay silent."""
+        self._due = phase.began + LINE_SECONDS
+
+    def update(self, phase: Phase) -> None:
+        """A line, if one is due."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + LINE_SECONDS
+            self.output.message("", progress_line(phase))
+
+
+class JsonMonitor(QuietMonitor):
+    """`status` lines on standard output, at most four a second."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
+        self._due = 0.0
+
+    def begin(self, phase: Phase) -> None:
+        """A status line, if one is due."""
+        self.update(phase)
+
+    def update(self, phase: Phase) -> None:
+        """A status line, if one is due."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + STATUS_SECONDS
+            self.output.document(
+                {
+                    "message_type": "status",
+                    "phase": phase.name.lower(),
+                    "done_bytes": phase.done_bytes,
+                    "total_bytes": phase.total_bytes,
+                    "seconds": round(phase.seconds, 3),
+                    "seconds_left": None if phase.seconds_left is None else round(phase.seconds_left, 1),
+                }
+            )
+
+
+class BarMonitor(QuietMonitor):
+    """A bar a phase, drawn by rich on standard error."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
+        self._bars: Any = None
+        self._task: Any = None
+
+    def begin(self, phase: Phase) -> None:
+        """Another bar below those that are there."""
+        if self._bars is None:
+            self._bars = _make_bars(self.output)
+            self._bars.start()
+        elif self._task is not None:
+            self._bars.stop_task(self._task)
+        self._task = self._bars.add_task(phase.name, total=max(1, phase.total_bytes), note="")
+
+    def update(self, phase: Phase) -> None:
+        """Move the bar; rich decides when to draw."""
+        left = phase.seconds_left
+        note = f"{format_size(phase.rate)}/s" + ("" if left is None else f", {format_seconds(left)} left")
+        self._bars.update(self._task, completed=phase.done_bytes, note=note)
+
+    def close(self) -> None:
+        """Leave the bars as they stand and give the terminal back."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+def make_monitor(output: Output) -> QuietMonitor:
+    """The reader that fits where the output goes."""
+    if output.quiet:
+        return QuietMonitor(output)
+    if output.as_json:
+        return JsonMonitor(output)
+    if output.messages.isatty():
+        return BarMonitor(output)
+    return LineMonitor(output)
+
+
+def progress_line(phase: Phase) -> str:
+    """`Transfer: 35%, 1.20 GiB of 3.40 GiB, 210 MiB/s, 10 min 02 s left`."""
+    percent = 100 * phase.done_bytes // max(1, phase.total_bytes)
+    parts = [
+        f"{phase.name}: {percent}%",
+        f"{format_size(phase.done_bytes)} of {format_size(phase.total_bytes)}",
+        f"{format_size(phase.rate)}/s",
+    ]
+    if phase.seconds_left is not None:
+        parts.append(f"{format_seconds(phase.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def _make_bars(output: Output) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    colored = output.colored(output.messages)
+    console = Console(file=output.messages, no_color=not colored, highlight=False)
+    return Progress(
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=32),
+        TextColumn("{task.percentage:>4.0f}%"),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        refresh_per_second=5,
+    )

@@ -1,0 +1,162 @@
+"""What several commands show alike: the figures of a job, a point, an item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from blockvault.cli.render import moment
+from blockvault.model import PointInfo, PointStatistics, SnapshotResult, Tier
+from blockvault.units import format_seconds, format_size
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from blockvault.model import Item
+
+    Facts = list[tuple[str, str]]
+
+
+def figures(statistics: PointStatistics) -> Facts:
+    """The five figures of a job, each with what it counts."""
+    return [
+        ("read", f"{format_size(statistics.read_bytes):<10} from the disk"),
+        ("changed", f"{format_size(statistics.changed_bytes):<10} {_chunks(statistics.changed_chunks)}"),
+        ("unique", f"{format_size(statistics.unique_bytes):<10} of it new to the vault"),
+        ("stored", f"{format_size(statistics.stored_bytes):<10} after compression, with all records"),
+        ("sent", f"{format_size(statistics.sent_bytes):<10} written to the vault"),
+    ]
+
+
+def figure_fields(statistics: PointStatistics) -> dict[str, int]:
+    """The same for `--json`."""
+    return {
+        "read_bytes": statistics.read_bytes,
+        "changed_bytes": statistics.changed_bytes,
+        "changed_chunks": statistics.changed_chunks,
+        "unique_bytes": statistics.unique_bytes,
+        "stored_bytes": statistics.stored_bytes,
+        "sent_bytes": statistics.sent_bytes,
+    }
+
+
+def snapshot_facts(result: SnapshotResult, restore_command: str) -> Facts:
+    """The summary of a job that made or transferred a point."""
+    churn = f"{result.churn_source.value}; {result.audit}" if result.churn_source else "not transferred yet"
+    parts = [
+        f"{name} {format_seconds(seconds)}"
+        for name, seconds in (("capture", result.capture_seconds), ("transfer", result.transfer_seconds))
+        if seconds
+    ]
+    facts = figures(result.statistics) if result.churn_source else []
+    facts += [
+        ("churn from", churn.rstrip("; ")),
+        ("disk size", format_size(result.size_bytes)),
+        ("tier", tier_text(result.tier)),
+        ("consistency", consistency_text(result.consistency.value)),
+        ("time", format_seconds(result.seconds) + (f"  ({', '.join(parts)})" if parts else "")),
+    ]
+    if result.snapshot_folder:
+        facts.append(("snapshot in", result.snapshot_folder))
+    if result.tier is not Tier.SNAPSHOT:
+        facts.append(("vault in", result.vault_path))
+    facts.append(("restore with", restore_command))
+    return facts
+
+
+def snapshot_fields(result: SnapshotResult, restore_command: str) -> dict[str, Any]:
+    """The same for `--json`."""
+    return {
+        "item": result.item,
+        "point": result.number,
+        "id": result.id,
+        "tier": result.tier,
+        "consistency": result.consistency,
+        **figure_fields(result.statistics),
+        "churn_source": result.churn_source,
+        "audit": result.audit,
+        "seconds": result.seconds,
+        "capture_seconds": result.capture_seconds,
+        "transfer_seconds": result.transfer_seconds,
+        "job_state": result.job_state,
+        "size_bytes": result.size_bytes,
+        "vault": result.vault,
+        "vault_path": result.vault_path,
+        "vault_created": result.vault_created,
+        "snapshot_folder": result.snapshot_folder,
+        "restore_command": restore_command,
+        "warnings": result.warnings,
+    }
+
+
+def point_fields(info: PointInfo) -> dict[str, Any]:
+    """A point for `--json`."""
+    until, rule = kept(info)
+    return {
+        "point": info.number,
+        "label": info.label,
+        "id": info.id,
+        "item": info.item,
+        "taken": info.taken,
+        "tier": info.tier,
+        "consistency": info.consistency,
+        "size_bytes": info.size_bytes,
+        **figure_fields(info.statistics),
+        "churn_source": info.churn_source,
+        "kept_until": until,
+        "kept_by": rule,
+        "snapshot_until": info.snapshot_until,
+        "tags": info.tags,
+        "comment": info.comment,
+    }
+
+
+def item_fields(item: Item) -> dict[str, Any]:
+    """An item for `--json`."""
+    return {
+        "item": item.name,
+        "id": item.id,
+        "disks": [{"disk": disk.name, "path": disk.path} for disk in item.disks],
+        "chunk_bytes": item.chunk_size,
+        "created": item.created,
+        "snapshot_days": item.snapshot_days,
+        "snapshot_dir": item.snapshot_dir,
+        "comment": item.comment,
+    }
+
+
+def kept(info: PointInfo) -> tuple[datetime | None, str]:
+    """Until when a point is kept and by which rule; None: no rule ends it."""
+    if info.kept_until is not None:
+        return info.kept_until, "retain-until"
+    if info.tier is Tier.SNAPSHOT:
+        return info.snapshot_until, "snapshot days"
+    return None, "no rule"
+
+
+def kept_text(info: PointInfo) -> str:
+    """`2026-12-20 02:00 (retain-until)`, or `no end`."""
+    until, rule = kept(info)
+    return "no end" if until is None else f"{moment(until)} ({rule})"
+
+
+def tier_text(tier: Tier) -> str:
+    """Where a point can be restored from, in words."""
+    return {
+        Tier.SNAPSHOT: "snapshot: instant, on this machine only",
+        Tier.VAULT: "vault",
+        Tier.BOTH: "snapshot+vault: instant from here, or from the vault",
+    }[tier]
+
+
+def consistency_text(consistency: str) -> str:
+    """What the guest promised, in words."""
+    return {
+        "none": "none: the image may have been written while it was read",
+        "crash": "crash-consistent",
+        "fs": "file-system-consistent",
+        "app": "application-consistent",
+    }[consistency]
+
+
+def _chunks(count: int) -> str:
+    return "in 1 chunk" if count == 1 else f"in {count} chunks"
