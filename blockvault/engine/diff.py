@@ -49,7 +49,7 @@ def between_points(
     if left.chunk_size != right.chunk_size:
         raise InvalidInputError(
             "diff.chunk-size",
-            f"disk '{left.name}' has chunks of {left.chunk_size} bytes at one point, of {right.chunk_size} at the other",
+            f"disk '{left.name}' has chunks of {left.chunk_size} bytes at one point, {right.chunk_size} at the other",
             do="compare points of one chunk size",
         )
     old, new = Manifest(store, keys, left), Manifest(store, keys, right)

@@ -55,18 +55,16 @@ class DiskRestore:
         """
         written = 0
 
-        def work(batch: _Batch) -> int:
-            plain = self._fetch(batch)
-            rows = np.arange(len(batch.rows), dtype=np.uint32)
+        # Blocks are decoded on all cores, but written by this thread alone: two writers of one file would only wait
+        # for its lock, and burn the cores that decode.
+        for batch, plain in in_order(
+            lambda batch: (batch, self._fetch(batch)), self._batches(fd, fresh=fresh, pack_order=True)
+        ):
+            self.monitor.check()
             chunks = (batch.rows + batch.cell.first_chunk).astype(np.uint64)
             order = np.argsort(chunks, kind="stable").astype(np.uint32)
             reach("restore.write")
-            return kernel.apply(
-                plain, rows[order], fd, chunks[order], disk_size=self.disk.size, fresh=fresh, cancel=None
-            )
-
-        for count in in_order(work, self._batches(fd, fresh=fresh, pack_order=True)):
-            self.monitor.check()
+            count = kernel.apply(plain, order, fd, chunks[order], disk_size=self.disk.size, fresh=fresh, cancel=None)
             written += count
             self.monitor.count("written_bytes", count)
         return written

@@ -19,7 +19,6 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from blockvault.engine.blocks import Place
 from blockvault.engine.churn import CellChurn, ChurnFinder, FillSpan
 from blockvault.engine.encoding import Batch, BatchWorker, Outcome, TransferContext
 from blockvault.engine.layering import LayerBuilder
@@ -47,6 +46,9 @@ from blockvault.store.digests import DigestState, DigestWriter
 from blockvault.store.layers import layer_object
 from blockvault.store.manifest import Manifest
 
+U32 = NDArray[np.uint32]
+_Placed = tuple[U32, U32, U32, NDArray[np.uint8], U32, U32]  # chunk, pack, slot, id, base pack, base slot
+
 GRACE_SECONDS = 48 * 3600  # G: how long a condemned object waits
 
 
@@ -64,13 +66,14 @@ class DiskTransfer:
 
 @dataclass(slots=True)
 class _CellBuild:
+    """Where the chunks of the cell in hand lie, batch by batch; `packs` numbers the packs met."""
+
     packs: dict[PackName, int] = field(default_factory=dict)
-    chunks: list[int] = field(default_factory=list)
-    pack: list[int] = field(default_factory=list)
-    slot: list[int] = field(default_factory=list)
-    ids: list[NDArray[np.uint8]] = field(default_factory=list)
-    base_pack: list[int] = field(default_factory=list)
-    base_slot: list[int] = field(default_factory=list)
+    columns: list[_Placed] = field(default_factory=list)
+
+    def number(self, pack: PackName) -> int:
+        """The number of a pack in this cell."""
+        return self.packs.setdefault(pack, len(self.packs))
 
 
 class Transfer:
@@ -207,37 +210,40 @@ class Transfer:
         if batch.churn.digests is not None:
             batch.churn.digests[batch.rows] = outcome.digests
         batch.churn.fills[batch.rows[outcome.zero]] = self._zero_fills(batch, outcome.zero)
-        places: dict[int, Place] = dict(outcome.known)
-        base_of: dict[int, tuple[PackName, int]] = {}
+        pack = np.full(count, NO_BASE, dtype=np.uint32)
+        slot = np.zeros(count, dtype=np.uint32)
+        base_pack = np.full(count, NO_BASE, dtype=np.uint32)
+        base_slot = np.zeros(count, dtype=np.uint32)
+        for row, place in outcome.known.items():
+            pack[row], slot[row] = cell.number(place[0]), place[1]
         if outcome.blocks is not None:
             ids = np.ascontiguousarray(outcome.ids[outcome.encoded])
-            codecs = np.asarray(outcome.blocks.codecs)
-            pack, first = self._packs.append(outcome.blocks, ids, outcome.bases, chunk_size)
-            for i, row in enumerate(outcome.encoded.tolist()):
-                places[row] = (pack, first + i)
+            deltas = np.flatnonzero(np.asarray(outcome.blocks.codecs) == int(Codec.DELTA))
+            name, first = self._packs.append(outcome.blocks, ids, outcome.bases, chunk_size)
+            pack[outcome.encoded] = cell.number(name)
+            slot[outcome.encoded] = np.arange(first, first + len(outcome.encoded), dtype=np.uint32)
+            for i, row in zip(deltas.tolist(), outcome.encoded[deltas].tolist(), strict=True):
                 base = outcome.bases[i]
-                if codecs[i] == Codec.DELTA and base is not None:
-                    base_of[row] = (base[0], base[1])
+                assert base is not None
+                base_pack[row], base_slot[row] = cell.number(base[0]), base[1]
             self._unique_bytes += len(outcome.encoded) * chunk_size
             self.context.monitor.count("blocks_stored", len(outcome.encoded))
-            self.context.monitor.count("delta_blocks", int(np.count_nonzero(codecs == Codec.DELTA)))
+            self.context.monitor.count("delta_blocks", len(deltas))
         for row, twin in outcome.copies.items():
-            places[row] = places[twin]
-            if twin in base_of:
-                base_of[row] = base_of[twin]
-        changed = len(places)
+            pack[row], slot[row], base_pack[row], base_slot[row] = (
+                pack[twin],
+                slot[twin],
+                base_pack[twin],
+                base_slot[twin],
+            )
+        placed = pack != NO_BASE
+        changed = int(np.count_nonzero(placed))
         self._changed_chunks += changed
         self._changed_bytes += changed * chunk_size
         self.context.monitor.count("blocks_known", len(outcome.known) + len(outcome.copies))
-        for row in sorted(places):
-            pack, slot = places[row]
-            cell.chunks.append(int(batch.rows[row]))
-            cell.pack.append(cell.packs.setdefault(pack, len(cell.packs)))
-            cell.slot.append(slot)
-            cell.ids.append(outcome.ids[row])
-            under = base_of.get(row)
-            cell.base_pack.append(NO_BASE if under is None else cell.packs.setdefault(under[0], len(cell.packs)))
-            cell.base_slot.append(0 if under is None else under[1])
+        cell.columns.append(
+            (batch.rows[placed], pack[placed], slot[placed], outcome.ids[placed], base_pack[placed], base_slot[placed])
+        )
 
     def _zero_fills(self, batch: Batch, zero: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """What to state of candidates that turned out to be zeros: nothing if the parent reads the same."""
@@ -253,21 +259,25 @@ class Transfer:
 
     def _finish_cell(self, churn: CellChurn, cell: _CellBuild, builder: LayerBuilder, digests: DigestWriter) -> None:
         fills = _stretches(churn.fills)
-        count = len(cell.chunks)
         cleared = int(np.count_nonzero(churn.fills[: churn.must_state]))
         self._changed_chunks += cleared
         self._changed_bytes += cleared * builder.chunk_size
-        if count or fills:
+        if fills or any(len(column[0]) for column in cell.columns):
+            none = np.zeros(0, np.uint32)
+            columns = cell.columns or [(none, none, none, np.zeros((0, 32), np.uint8), none, none)]
+            chunks, pack, slot, ids, base_pack, base_slot = (
+                np.concatenate(parts) for parts in zip(*columns, strict=True)
+            )
             segment = build_segment(
                 churn.cell,
                 self.context.keys.run_key,
                 packs=list(cell.packs),
-                chunks=np.array(cell.chunks, dtype=np.uint32),
-                pack=np.array(cell.pack, dtype=np.uint32),
-                slot=np.array(cell.slot, dtype=np.uint32),
-                ids=np.array(cell.ids, dtype=np.uint8).reshape(count, 32),
-                base_pack=np.array(cell.base_pack, dtype=np.uint32),
-                base_slot=np.array(cell.base_slot, dtype=np.uint32),
+                chunks=chunks,
+                pack=pack,
+                slot=slot,
+                ids=ids,
+                base_pack=base_pack,
+                base_slot=base_slot,
                 fills=fills,
             )
             builder.add_segment(churn.cell, segment)
