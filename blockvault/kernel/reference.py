@@ -489,7 +489,7 @@ def _base_chunks(
         return [None] * count
     rows = check_array("base_rows", base_rows, np.int32, (count,)).tolist()
     known = 0 if bases is None else len(bases)
-    require(all(-1 <= row < known for row in rows), f"base_rows must be from -1 to {known - 1}")
+    require(all(-1 <= row < known for row in rows), f"base_rows must be -1 or under {known}")
     require(bases is None or bases.chunk_size == chunk_size, "bases must have the same chunk size")
     return [None if bases is None or row < 0 else bases.chunk(row) for row in rows]
 

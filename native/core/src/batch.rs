@@ -133,7 +133,7 @@ pub(crate) fn bases_of<'b>(
         .map(|row| match (usize::try_from(*row), bases) {
             (Ok(row), Some(bases)) if row < known => Ok(Some(bases.bytes_of(row))),
             _ if *row == -1 => Ok(None),
-            _ => Err(Error::BadArgument(format!("base_rows must be from -1 to {}", known as i64 - 1))),
+            _ => Err(Error::BadArgument(format!("base_rows must be -1 or under {known}"))),
         })
         .collect()
 }

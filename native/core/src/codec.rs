@@ -146,3 +146,95 @@ fn done(result: SafeResult) -> Result<usize> {
 fn out_of_memory() -> Error {
     Error::Internal("zstd: no memory for a context".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(seed: u64, length: usize) -> Vec<u8> {
+        let mut state = seed;
+        (0..length)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 56) as u8
+            })
+            .collect()
+    }
+
+    fn size() -> ChunkSize {
+        ChunkSize::new(16 << 10).unwrap()
+    }
+
+    #[test]
+    fn a_delta_is_taken_when_short_and_both_sides_of_its_limits_hold() {
+        let base = noise(1, size().bytes());
+        let mut chunk = base.clone();
+        let mut encoder = Encoder::new(size(), 1).unwrap();
+        let twin = encoder.encode(&chunk, Some(&base), 64).unwrap();
+        assert_eq!(twin.codec, Codec::Delta);
+        assert!(twin.bytes.len() < 64);
+
+        // A third is new: too long for the limit, but under half of the full block, which is raw.
+        let third = chunk.len() / 3;
+        chunk[..third].copy_from_slice(&noise(2, third));
+        assert_eq!(encoder.encode(&chunk, Some(&base), 64).unwrap().codec, Codec::Delta);
+        // Two thirds are new: more than half of the full block, but within the limit.
+        chunk[..2 * third].copy_from_slice(&noise(3, 2 * third));
+        assert_eq!(encoder.encode(&chunk, Some(&base), 64).unwrap().codec, Codec::Raw);
+        assert_eq!(encoder.encode(&chunk, Some(&base), chunk.len()).unwrap().codec, Codec::Delta);
+        assert_eq!(encoder.encode(&chunk, None, chunk.len()).unwrap().codec, Codec::Raw);
+    }
+
+    #[test]
+    fn raw_is_taken_when_the_frame_saves_less_than_a_sixteenth() {
+        for level in [1, 3, 9, 19] {
+            let mut encoder = Encoder::new(size(), level).unwrap();
+            let mut chunk = noise(1, size().bytes());
+            let sixteenth = chunk.len() / 16;
+            chunk[..sixteenth / 2].fill(7);
+            assert_eq!(encoder.encode(&chunk, None, 0).unwrap().codec, Codec::Raw, "level {level}");
+            chunk[..sixteenth * 2].fill(7);
+            let block = encoder.encode(&chunk, None, 0).unwrap();
+            assert_eq!(block.codec, Codec::Zstd, "level {level}");
+            assert!(block.bytes.len() <= size().bytes() - sixteenth);
+        }
+    }
+
+    #[test]
+    fn a_frame_of_another_size_or_with_bytes_behind_it_is_refused() {
+        let chunk = vec![7; size().bytes()];
+        let mut encoder = Encoder::new(size(), 1).unwrap();
+        let mut frame = encoder.encode(&chunk, None, 0).unwrap().bytes.to_vec();
+        let mut decoder = Decoder::new().unwrap();
+        let mut out = vec![0; size().bytes()];
+        assert!(decoder.decode(&frame, None, &mut out));
+        assert_eq!(out, chunk);
+        for wrong in [0, size().bytes() - 1, size().bytes() * 2] {
+            assert!(!decoder.decode(&frame, None, &mut vec![0; wrong]));
+        }
+        for cut in 0..frame.len() {
+            assert!(!decoder.decode(&frame[..cut], None, &mut out));
+        }
+        frame.push(0);
+        assert!(!decoder.decode(&frame, None, &mut out));
+    }
+
+    #[test]
+    fn a_failed_delta_leaves_nothing_behind_for_the_next_frame() {
+        let (base, other) = (noise(1, size().bytes()), noise(2, size().bytes()));
+        let chunk = base.clone();
+        let mut encoder = Encoder::new(size(), 1).unwrap();
+        let delta = encoder.encode(&chunk, Some(&base), 64).unwrap().bytes.to_vec();
+        let plain = vec![7; size().bytes()];
+        let full = encoder.encode(&plain, None, 0).unwrap().bytes.to_vec();
+        let mut decoder = Decoder::new().unwrap();
+        let mut out = vec![0; size().bytes()];
+        let mut broken = delta.clone();
+        broken.truncate(delta.len() - 1);
+        assert!(!decoder.decode(&broken, Some(&base), &mut out));
+        assert!(decoder.decode(&full, None, &mut out) && out == plain);
+        assert!(!decoder.decode(&delta, None, &mut out) || out != chunk);
+        assert!(!decoder.decode(&delta, Some(&other), &mut out) || out != chunk);
+        assert!(decoder.decode(&delta, Some(&base), &mut out) && out == chunk);
+    }
+}

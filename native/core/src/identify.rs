@@ -13,7 +13,7 @@ use crate::types::{ChunkSize, ChunkState, DIGEST_BYTES, ID_BYTES, Key, OFFSET_EN
 use crate::zero::is_zero;
 
 /// Neighbouring chunks of one file are read together up to so many bytes, and named while the cache has them.
-const READ_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 256 << 10;
 
 /// How chunks are named.
 #[derive(Clone, Debug)]

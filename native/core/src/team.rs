@@ -81,7 +81,11 @@ mod tests {
         let token = CancelToken::default();
         token.cancel();
         let stop = Stop::new(Some(token), &|| false);
-        assert_eq!(run(2, &stop, Watch::check), Err(Error::Cancelled));
+        let result = run(2, &stop, |watch| {
+            watch.check()?;
+            Ok(())
+        });
+        assert_eq!(result, Err(Error::Cancelled));
     }
 
     #[test]

@@ -16,7 +16,7 @@ type PackArgument<'py> = (i32, Bound<'py, PyAny>, Vec<u8>);
 #[pyo3(signature = (
     packs, pack_rows, slots, offsets, lengths, codecs, ids, *, bases, base_rows, chunk_size, id_key, threads, cancel
 ))]
-#[allow(clippy::too_many_arguments)] // the arguments are the interface
+#[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)] // the arguments are the interface
 pub(crate) fn decode(
     py: Python<'_>,
     packs: Vec<PackArgument<'_>>,
