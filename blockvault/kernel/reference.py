@@ -22,6 +22,9 @@ import numpy as np
 import xxhash
 import zstandard
 from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from blockvault.kernel.reference_batches import (
     CHANGED,
     I32,
@@ -51,8 +54,6 @@ from blockvault.kernel.reference_files import (
     write_exactly,
     write_zeros,
 )
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 RAW, ZSTD, DELTA = range(3)
 GOOD, UNREADABLE, UNDECODABLE, OTHER_IDENTITY, BASE_MISSING = range(5)
@@ -157,18 +158,14 @@ def identify_plain(
     return _identified(plains, chunk_size, seed, id_key, 0)
 
 
-def _identified(
-    plains: list[bytes], chunk_size: int, seed: int, id_key: bytes | None, read_bytes: int
-) -> PlainBatch:
+def _identified(plains: list[bytes], chunk_size: int, seed: int, id_key: bytes | None, read_bytes: int) -> PlainBatch:
     require(0 <= seed < 1 << 64, "seed must fit in 64 bits")
     digests = [bytes(DIGEST_BYTES) if is_zero(p) else _digest(p, chunk_size, seed) for p in plains]
     ids = []
     if id_key is not None:
         require(len(id_key) == KEY_BYTES, f"id_key must have {KEY_BYTES} bytes")
         ids = [blake3(p, key=id_key).digest() for p in plains]
-    return PlainBatch(
-        chunk_size, plains, _columns(digests, DIGEST_BYTES), _columns(ids, ID_BYTES), read_bytes
-    )
+    return PlainBatch(chunk_size, plains, _columns(digests, DIGEST_BYTES), _columns(ids, ID_BYTES), read_bytes)
 
 
 # -- plain bytes to blocks ----------------------------------------------------------------------------------
@@ -364,9 +361,7 @@ def _open(sealed: bytes, key: bytes, associated: bytes, slot: int) -> bytes | No
         return None
 
 
-def _decode_block(
-    block: bytes | None, codec: int, base: bytes | None, chunk_size: int
-) -> tuple[int, bytes | None]:
+def _decode_block(block: bytes | None, codec: int, base: bytes | None, chunk_size: int) -> tuple[int, bytes | None]:
     chunk = None
     if block is None:
         return UNDECODABLE, None
@@ -418,9 +413,7 @@ def clear(fd: int, offset: int, byte_count: int) -> str:
 
     A device takes only whole sectors, so its ragged ends are written.
     """
-    require(
-        offset >= 0 and byte_count >= 0 and offset + byte_count < OFFSET_END, "the range is out of bounds"
-    )
+    require(offset >= 0 and byte_count >= 0 and offset + byte_count < OFFSET_END, "the range is out of bounds")
     end = offset + byte_count
     align = 4096 if stat.S_ISBLK(os.fstat(fd).st_mode) else 1
     start, stop = -(-offset // align) * align, end // align * align
@@ -436,16 +429,12 @@ def clear(fd: int, offset: int, byte_count: int) -> str:
     return "write"
 
 
-def copy_range(
-    source_fd: int, target_fd: int, offset: int, byte_count: int, cancel: CancelToken | None
-) -> int:
+def copy_range(source_fd: int, target_fd: int, offset: int, byte_count: int, cancel: CancelToken | None) -> int:
     """Copy the data extents of a range from one file to the same place in another; return the bytes copied.
 
     Holes of the source are left out: the target keeps there what it has.
     """
-    require(
-        offset >= 0 and byte_count >= 0 and offset + byte_count < OFFSET_END, "the range is out of bounds"
-    )
+    require(offset >= 0 and byte_count >= 0 and offset + byte_count < OFFSET_END, "the range is out of bounds")
     copied = 0
     for start, stop in data_extents(source_fd, offset, offset + byte_count):
         position = start
@@ -481,9 +470,7 @@ def _block_batch(blocks: list[bytes], codecs: list[int]) -> BlockBatch:
     return BlockBatch(memoryview(b"".join(blocks)), frozen(offsets), frozen(np.array(codecs, np.uint8)))
 
 
-def _base_chunks(
-    bases: PlainBatch | None, base_rows: I32 | None, count: int, chunk_size: int
-) -> list[bytes | None]:
+def _base_chunks(bases: PlainBatch | None, base_rows: I32 | None, count: int, chunk_size: int) -> list[bytes | None]:
     """The plain bytes of each row's base, None where it has none."""
     if base_rows is None:
         return [None] * count

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+
 from blockvault.errors import CancelledError
 from blockvault.kernel.reference_checks import check_rows, require
 from blockvault.kernel.reference_files import raise_write_error
-from numpy.typing import NDArray
 
 U8 = NDArray[np.uint8]
 I32 = NDArray[np.int32]

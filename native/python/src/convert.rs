@@ -123,7 +123,9 @@ pub(crate) fn released<T: Send>(
     let (result, signal) = py.detach(move || {
         let signal = std::cell::RefCell::new(None);
         let poll = || {
-            let answer = Python::attach(Python::check_signals);
+            #[allow(clippy::redundant_closure_for_method_calls)]
+            // the bare path is not general enough in its lifetime
+            let answer = Python::attach(|py| py.check_signals());
             answer.map_err(|error| signal.replace(Some(error))).is_err()
         };
         let result = call(&Stop::new(token, &poll));
