@@ -1,4 +1,4 @@
-"""Real file systems and devices for tests: loop mounts and loop devices, always taken down.
+"""A host with a vault for each test; real file systems and devices, always taken down.
 
 What needs root, or a tool that is not there, skips with the reason.
 """
@@ -10,12 +10,18 @@ import shutil
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from blockvault import failpoints
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from helpers.site import Site
+
+    from blockvault.failpoints import Hook
 
 MIB = 1 << 20
 
@@ -104,3 +110,37 @@ def loop_device(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
             return Path(device)
 
         yield make
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A host with an empty vault, chunks of 16 KiB, no encryption."""
+    from helpers.site import Site
+
+    with Site(tmp_path / "site") as made:
+        yield made
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """`make_site(**options)`: another host with a vault of its own; closed at the end."""
+    from helpers.site import Site
+
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Site:
+            return stack.enter_context(Site(tmp_path / f"site-{os.urandom(3).hex()}", **options))
+
+        yield make
+
+
+@pytest.fixture
+def hook() -> Iterator[Callable[[Hook | None], None]]:
+    """`hook(function)` is called with the name of every failpoint reached; taken back at the end."""
+    before = failpoints.set_hook(None)
+
+    def set_hook(function: Hook | None) -> None:
+        failpoints.set_hook(function)
+
+    yield set_hook
+    failpoints.set_hook(before)

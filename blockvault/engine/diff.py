@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.engine.pipeline import batch_chunks
-from blockvault.errors import InvalidInputError
+from blockvault.errors import CorruptionError, InvalidInputError
 from blockvault.image.reader import DiskReader
 from blockvault.model import ChunkState, FillKind, PointDisk, VaultKeys
 from blockvault.model.geometry import cell_bounds, cell_count
@@ -31,6 +31,18 @@ def ids_of(cell: CellMap, shelf: PackShelf) -> NDArray[np.uint8]:
         rows = np.flatnonzero(cell.pack == index)
         ids[rows] = shelf.reader(cell.packs[index]).table.ids[cell.slot[rows].astype(np.int64)]
     return ids
+
+
+def _bound_ids_of(cell: CellMap, shelf: PackShelf, keys: VaultKeys) -> NDArray[np.uint8]:
+    """`ids_of`, once the runs they come from were found to be those that were placed (R1)."""
+    for problem in cell.check_runs(shelf, keys.run_key):
+        raise CorruptionError(
+            "vault.block-damaged",
+            f"the vault's object {problem.object} is damaged, and the comparison needs it",
+            why=problem.reason,
+            do="run `blockvault verify --all` to see every point it touches",
+        )
+    return ids_of(cell, shelf)
 
 
 def _cell_key(manifest: Manifest, cell: int) -> tuple[bytes, ...]:
@@ -67,7 +79,7 @@ def between_points(
             for manifest, ids in ((old, before), (new, after)):
                 if first < manifest.chunk_count:
                     part = manifest.cell(cell)
-                    ids[: part.chunk_count] = ids_of(part, shelf)
+                    ids[: part.chunk_count] = _bound_ids_of(part, shelf, keys)
             yield from _extents((before != after).any(axis=1), first, left.chunk_size, size)
     finally:
         old.close()
@@ -101,7 +113,7 @@ def with_image(
             before, after = (np.zeros((count, 32), dtype=np.uint8) for _ in range(2))
             if first < manifest.chunk_count and cell in with_segments:
                 part = manifest.cell(cell)
-                before[: part.chunk_count] = ids_of(part, shelf)
+                before[: part.chunk_count] = _bound_ids_of(part, shelf, keys)
             for start, length in runs:
                 for at in range(start, start + length, batch_chunks(chunk_size)):
                     monitor.check()
