@@ -275,15 +275,21 @@ class Backup:
             lock.__exit__(None, None, None)
 
     def _expire_snapshots(self, newest: SnapshotRecord) -> None:
-        """Remove snapshots whose days are over; that of the newest transferred point stays (R11)."""
+        """Remove snapshots whose days are over.
+
+        That of the newest transferred point stays until the next transfer (R11). One that was never transferred goes
+        only when a newer point of its item is in the vault: before that it may be all there is.
+        """
         keep = {newest.number}
+        records_by_item: dict[ItemId, list[SnapshotRecord]] = {}
         for record in self._session.tier.records():
-            if not record.transferred:
-                keep.add(record.number)
-        for item_id in {record.item_id for record in self._session.tier.records()}:
-            transferred = [record.number for record in self._session.tier.records(item_id) if record.transferred]
-            if transferred:
-                keep.add(max(transferred))
+            records_by_item.setdefault(record.item_id, []).append(record)
+        for held in records_by_item.values():
+            newest_transferred = max((record.number for record in held if record.transferred), default=0)
+            keep.add(newest_transferred)
+            keep.update(
+                record.number for record in held if not record.transferred and record.number > newest_transferred
+            )
         self._session.tier.expire(max(newest.taken, utc_now()), keep_numbers=keep)
 
     def _blank_point(
@@ -315,11 +321,14 @@ class Backup:
         )
 
     def _parent_of(self, item_id: str) -> Point | None:
-        """The newest point of the item: of this host if there is one, else of any."""
+        """The point last committed for the item: of this host if there is one, else the newest of any.
+
+        Any point would do for correctness; the one committed last is the one that the digest state speaks of.
+        """
         points = [point for point in self._session.catalog.points() if point.item_id == item_id]
         own = [point for point in points if point.ref.origin == self._session.origin]
         if own:
-            return max(own, key=lambda point: point.ref.number)
+            return max(own, key=lambda point: (point.committed, point.ref.number))
         return max(points, key=lambda point: (point.taken, point.ref.number), default=None)
 
     def _inputs(
