@@ -37,9 +37,12 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("blockvault")
+        try:
+            return version("blockvault")
+        except PackageNotFoundError:  # run from a source folder that was never installed
+            return "0.0.0+source"
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'blockvault' has no attribute '{name}'")

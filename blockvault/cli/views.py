@@ -20,7 +20,7 @@ def figures(statistics: PointStatistics) -> Facts:
     """The five figures of a job, each with what it counts."""
     return [
         ("read", f"{format_size(statistics.read_bytes):<10} from the disk"),
-        ("changed", f"{format_size(statistics.changed_bytes):<10} {_chunks(statistics.changed_chunks)}"),
+        ("changed", f"{format_size(statistics.changed_bytes):<10} in {counted(statistics.changed_chunks, 'chunk')}"),
         ("unique", f"{format_size(statistics.unique_bytes):<10} of it new to the vault"),
         ("stored", f"{format_size(statistics.stored_bytes):<10} after compression, with all records"),
         ("sent", f"{format_size(statistics.sent_bytes):<10} written to the vault"),
@@ -45,7 +45,7 @@ def snapshot_facts(result: SnapshotResult, restore_command: str) -> Facts:
     parts = [
         f"{name} {format_seconds(seconds)}"
         for name, seconds in (("capture", result.capture_seconds), ("transfer", result.transfer_seconds))
-        if seconds
+        if seconds >= 0.005
     ]
     facts = figures(result.statistics) if result.churn_source else []
     facts += [
@@ -158,5 +158,6 @@ def consistency_text(consistency: str) -> str:
     }[consistency]
 
 
-def _chunks(count: int) -> str:
-    return "in 1 chunk" if count == 1 else f"in {count} chunks"
+def counted(count: int, noun: str) -> str:
+    """`1 layer`, `3 layers`."""
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"

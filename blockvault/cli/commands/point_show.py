@@ -48,7 +48,7 @@ def _disk_fields(info: PointInfo) -> list[dict[str, object]]:
 
 def _facts(info: PointInfo) -> list[tuple[str, str]]:
     from blockvault.cli.render import moment
-    from blockvault.cli.views import consistency_text, figures, kept_text, tier_text
+    from blockvault.cli.views import consistency_text, counted, figures, kept_text, tier_text
     from blockvault.clock import utc_now
     from blockvault.units import format_size
 
@@ -65,7 +65,7 @@ def _facts(info: PointInfo) -> list[tuple[str, str]]:
         facts.append(("churn from", f"{info.point.churn_source.value}; {info.point.audit}"))
         facts += figures(info.statistics)
         facts += [
-            (f"disk {disk.name}", f"{format_size(disk.size)}, {len(disk.layers)} layers, from {disk.path}")
+            (f"disk {disk.name}", f"{format_size(disk.size)}, {counted(len(disk.layers), 'layer')}, from {disk.path}")
             for disk in info.point.disks
         ]
     facts.append(("kept until", kept_text(info)))

@@ -116,6 +116,7 @@ def _vault_to_plan_with(call: Call) -> Iterator[Vault]:
 
 
 def _show_plan(call: Call, result: DryRunResult) -> None:
+    from blockvault.cli.views import counted
     from blockvault.units import format_size
 
     if call.output.as_json:
@@ -139,7 +140,7 @@ def _show_plan(call: Call, result: DryRunResult) -> None:
         [
             ("disk size", format_size(result.size_bytes)),
             ("read", format_size(result.read_bytes)),
-            ("changed", f"{format_size(result.changed_bytes)} in {result.changed_chunks} chunks, {against}"),
+            ("changed", f"{format_size(result.changed_bytes)} in {counted(result.changed_chunks, 'chunk')}, {against}"),
             ("churn from", result.churn_source.value),
         ],
     )
