@@ -1,0 +1,1 @@
+"""Where a vault's objects lie, and what a host keeps beside them."""
