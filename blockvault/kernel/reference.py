@@ -41,7 +41,14 @@ from blockvault.kernel.reference_batches import (
     frozen,
     is_zero,
 )
-from blockvault.kernel.reference_checks import OFFSET_END, check_array, check_chunk_size, check_rows, require
+from blockvault.kernel.reference_checks import (
+    OFFSET_END,
+    check_array,
+    check_chunk_size,
+    check_descriptor,
+    check_rows,
+    require,
+)
 from blockvault.kernel.reference_files import (
     COPY_BYTES,
     FALLOC_KEEP_SIZE,
@@ -82,9 +89,10 @@ def scan(
 
     Holes are found by SEEK_DATA and cost nothing, however large. A chunk that data touches anywhere is read.
     """
+    check_descriptor(fd)
     check_chunk_size(chunk_size)
     require(threads >= 1, "threads must be at least 1")
-    require(0 <= seed < 1 << 64, "seed must fit in 64 bits")
+    require(0 <= seed < 1 << 64, "seed must be a number that fits in 64 bits")
     require(disk_size < OFFSET_END, "disk_size must fit in 63 bits")
     require(
         first_chunk >= 0 and chunk_count >= 0 and first_chunk + chunk_count <= -(-disk_size // chunk_size),
@@ -128,10 +136,12 @@ def identify(
     cancel: CancelToken | None,
 ) -> PlainBatch:
     """Read the given chunks, each from its own file; digest and id are those of the bytes that were read."""
-    check_chunk_size(chunk_size)
+    _check_identity(chunk_size, seed, id_key)
     require(disk_size < OFFSET_END, "disk_size must fit in 63 bits")
     check_array("chunks", chunks, np.uint64, (len(chunks),))
     check_array("fds", fds, np.int32, (len(chunks),))
+    for fd in fds.tolist():
+        check_descriptor(fd)
     plains = []
     read_bytes = 0
     for fd, chunk in zip(fds.tolist(), chunks.tolist(), strict=True):
@@ -151,7 +161,7 @@ def identify_plain(
     id_key: bytes | None,
 ) -> PlainBatch:
     """The same as `identify` for bytes that are already in memory."""
-    check_chunk_size(chunk_size)
+    _check_identity(chunk_size, seed, id_key)
     data = bytes(plain)
     require(len(data) % chunk_size == 0, f"{len(data)} bytes are not whole chunks of {chunk_size}")
     plains = [data[start : start + chunk_size] for start in range(0, len(data), chunk_size)]
@@ -159,13 +169,15 @@ def identify_plain(
 
 
 def _identified(plains: list[bytes], chunk_size: int, seed: int, id_key: bytes | None, read_bytes: int) -> PlainBatch:
-    require(0 <= seed < 1 << 64, "seed must fit in 64 bits")
     digests = [bytes(DIGEST_BYTES) if is_zero(p) else _digest(p, chunk_size, seed) for p in plains]
-    ids = []
-    if id_key is not None:
-        require(len(id_key) == KEY_BYTES, f"id_key must have {KEY_BYTES} bytes")
-        ids = [blake3(p, key=id_key).digest() for p in plains]
+    ids = [] if id_key is None else [blake3(p, key=id_key).digest() for p in plains]
     return PlainBatch(chunk_size, plains, _columns(digests, DIGEST_BYTES), _columns(ids, ID_BYTES), read_bytes)
+
+
+def _check_identity(chunk_size: int, seed: int, id_key: bytes | None) -> None:
+    check_chunk_size(chunk_size)
+    require(0 <= seed < 1 << 64, "seed must be a number that fits in 64 bits")
+    require(id_key is None or len(id_key) == KEY_BYTES, f"id_key must have {KEY_BYTES} bytes")
 
 
 # -- plain bytes to blocks ----------------------------------------------------------------------------------
@@ -312,7 +324,8 @@ def decode(
     check_chunk_size(chunk_size)
     require(threads >= 1, "threads must be at least 1")
     require(len(id_key) == KEY_BYTES, f"id_key must have {KEY_BYTES} bytes")
-    for _fd, key, _associated in packs:
+    for fd, key, _associated in packs:
+        check_descriptor(fd)
         require(key is None or len(key) == KEY_BYTES, f"the key of a pack must have {KEY_BYTES} bytes")
     count = len(pack_rows)
     pack_of = check_rows("pack_rows", pack_rows, len(packs))
@@ -393,6 +406,7 @@ def apply(
 
     A zero chunk is left out where the target is known to read as zeros, else made to read as zeros (R14).
     """
+    check_descriptor(fd)
     wanted = check_rows("rows", rows, len(plain))
     check_array("chunks", chunks, np.uint64, (len(wanted),))
     written = 0

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.errors import CancelledError
-from blockvault.kernel.reference_checks import check_rows, require
+from blockvault.kernel.reference_checks import check_descriptor, check_rows, require
 from blockvault.kernel.reference_files import raise_write_error
 
 U8 = NDArray[np.uint8]
@@ -78,6 +78,7 @@ class PlainBatch:
 
     def write_into(self, fd: int, rows: U32, byte_count: int) -> int:
         """Write the rows in order to a pipe or file at its position, at most `byte_count` bytes in all."""
+        check_descriptor(fd)
         written = 0
         for row in check_rows("rows", rows, len(self)):
             piece = memoryview(self._chunks[row])[: byte_count - written]

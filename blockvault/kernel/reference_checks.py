@@ -42,6 +42,11 @@ def check_chunk_size(chunk_size: int) -> None:
     )
 
 
+def check_descriptor(fd: int) -> None:
+    """A number that can be a file's; that it is open is the system's to say."""
+    require(fd >= 0, f"{fd} is not a file descriptor")
+
+
 def require(holds: bool, message: str) -> None:
     """Raise unless the argument is as it must be."""
     if not holds:

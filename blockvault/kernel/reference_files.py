@@ -39,7 +39,7 @@ def data_extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     position = start
     while position < end:
         try:
-            data = os.lseek(fd, position, os.SEEK_DATA)
+            data = max(position, os.lseek(fd, position, os.SEEK_DATA))
             hole = os.lseek(fd, data, os.SEEK_HOLE) if data < end else end
         except OSError as error:
             if error.errno == errno.ENXIO:
@@ -51,6 +51,8 @@ def data_extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
                 yield position, end
                 return
             raise_read_error(fd, position, error)
+        if hole <= data:  # a file that has no notion of position
+            hole = end
         if data < end:
             yield data, min(hole, end)
         position = hole

@@ -32,7 +32,7 @@ pub(crate) fn next_data(fd: BorrowedFd<'_>, position: u64, end: u64) -> Result<O
         return Ok(None);
     }
     match rustix::fs::seek(fd, SeekFrom::Data(position)) {
-        Ok(data) => Ok(Some(data).filter(|data| *data < end)),
+        Ok(data) => Ok(Some(data.max(position)).filter(|data| *data < end)),
         Err(Errno::NXIO) => {
             // No data from here to the end of the file: a hole, or the file has become too short.
             let size = rustix::fs::seek(fd, SeekFrom::End(0)).map_err(|errno| failed(fd, position, errno))?;
@@ -46,7 +46,8 @@ pub(crate) fn next_data(fd: BorrowedFd<'_>, position: u64, end: u64) -> Result<O
 /// Where the data that lies at `position` ends, at most at `end`.
 pub(crate) fn data_end(fd: BorrowedFd<'_>, position: u64, end: u64) -> Result<u64> {
     match rustix::fs::seek(fd, SeekFrom::Hole(position)) {
-        Ok(hole) => Ok(hole.min(end)),
+        Ok(hole) if hole > position => Ok(hole.min(end)),
+        Ok(_) => Ok(end), // a file that has no notion of position
         Err(Errno::NXIO) => Err(Error::Shrunk { fd: fd.as_raw_fd(), offset: position }),
         Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(end),
         Err(errno) => Err(failed(fd, position, errno)),
