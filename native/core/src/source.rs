@@ -47,9 +47,9 @@ pub(crate) fn next_data(fd: BorrowedFd<'_>, position: u64, end: u64) -> Result<O
 pub(crate) fn data_end(fd: BorrowedFd<'_>, position: u64, end: u64) -> Result<u64> {
     match rustix::fs::seek(fd, SeekFrom::Hole(position)) {
         Ok(hole) if hole > position => Ok(hole.min(end)),
-        Ok(_) => Ok(end), // a file that has no notion of position
         Err(Errno::NXIO) => Err(Error::Shrunk { fd: fd.as_raw_fd(), offset: position }),
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(end),
+        // A file that cannot tell, or has no notion of position.
+        Ok(_) | Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(end),
         Err(errno) => Err(failed(fd, position, errno)),
     }
 }
