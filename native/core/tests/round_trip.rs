@@ -154,7 +154,7 @@ fn an_image_comes_back() {
 #[test]
 fn every_flipped_bit_of_a_sealed_block_is_seen() {
     let plain =
-        identify_plain("text ".repeat(3277)[..SIZE as usize].as_bytes(), chunk_size(), &naming()).unwrap();
+        identify_plain(&"text ".repeat(3277).as_bytes()[..SIZE as usize], chunk_size(), &naming()).unwrap();
     let blocks = full_blocks(&plain, 3);
     let sealed = encrypt(&blocks.payload, &blocks.offsets, &PACK_KEY, b"pack", 0).unwrap();
     let pack = packed(&sealed);
