@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
-    from blockvault.kernel import CancelToken, PlainBatch
     from numpy.typing import NDArray
+
+    from blockvault.kernel import CancelToken, PlainBatch
 
     U8 = NDArray[np.uint8]
     U64 = NDArray[np.uint64]
@@ -52,9 +53,7 @@ class DiskReader(Protocol):
     ) -> ScanResult:
         """States and digests of a range of chunks, compared with the parent's `digests`."""
 
-    def identify(
-        self, chunks: U64, *, seed: int, id_key: bytes | None, cancel: CancelToken | None
-    ) -> PlainBatch:
+    def identify(self, chunks: U64, *, seed: int, id_key: bytes | None, cancel: CancelToken | None) -> PlainBatch:
         """Plain bytes, digests and (with `id_key`) ids of the given chunks, from one read each (R4)."""
 
     def data_runs(self, first_chunk: int, chunk_count: int) -> Iterator[tuple[int, int]]:

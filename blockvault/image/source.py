@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+
 from blockvault import kernel
 from blockvault.errors import DeviceError
 from blockvault.image.in_use import find_writer, has_no_writer, refuse
@@ -121,9 +122,7 @@ class ImageSource:
                 status.st_rdev,
                 sectors_changed(status.st_rdev),
             )
-        return SourceState(
-            status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev, None
-        )
+        return SourceState(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev, None)
 
     def check_unchanged(self, before: SourceState) -> None:
         """Raise `DeviceError` (`image.changed`) if it was written, resized, replaced or deleted since."""
@@ -139,9 +138,7 @@ class ImageSource:
             raise self._changed("another file took its place")
         if now != before:
             same_data = replace(now, ctime_ns=before.ctime_ns) == before
-            raise self._changed(
-                "its attributes or its bytes were changed" if same_data else "it was written to"
-            )
+            raise self._changed("its attributes or its bytes were changed" if same_data else "it was written to")
 
     def _changed(self, how: str) -> DeviceError:
         return DeviceError(
@@ -184,9 +181,7 @@ class ImageSource:
         )
         return ScanResult(batch.states, batch.digests, batch.read_bytes)
 
-    def identify(
-        self, chunks: U64, *, seed: int, id_key: bytes | None, cancel: CancelToken | None
-    ) -> PlainBatch:
+    def identify(self, chunks: U64, *, seed: int, id_key: bytes | None, cancel: CancelToken | None) -> PlainBatch:
         """Plain bytes, digests and (with `id_key`) ids of the given chunks, from one read each (R4)."""
         return kernel.identify(
             np.full(len(chunks), self.fd, np.int32),
@@ -215,9 +210,7 @@ class ImageSource:
         self.close()
 
 
-def data_runs(
-    fd: int, size: int, chunk_size: int, first_chunk: int, chunk_count: int
-) -> Iterator[tuple[int, int]]:
+def data_runs(fd: int, size: int, chunk_size: int, first_chunk: int, chunk_count: int) -> Iterator[tuple[int, int]]:
     """Runs (first chunk, count) of a file that SEEK_DATA says may hold data; a hole costs one call.
 
     Where the file cannot tell (a block device), all of it. A chunk that data touches anywhere is told, once.
@@ -248,6 +241,21 @@ def data_runs(
         position = hole
     if run_end > run_first:
         yield run_first, run_end - run_first
+
+
+def next_data(fd: int, offset: int, end: int) -> int | None:
+    """Where the next data of a file may begin, from `offset` on and before `end`; one call."""
+    if offset >= end:
+        return None
+    try:
+        data = os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        if error.errno != errno.EINVAL:
+            raise
+        return offset
+    return data if data < end else None
 
 
 def _check_kind(path: str, status: os.stat_result) -> None:
@@ -284,9 +292,7 @@ def _open_error(path: str, error: OSError) -> DeviceError:
         "image.unreadable",
         f"the disk image {path} cannot be opened for reading",
         why=error.strerror,
-        do="run as a user who may read it"
-        if error.errno in (errno.EACCES, errno.EPERM)
-        else "check the disk",
+        do="run as a user who may read it" if error.errno in (errno.EACCES, errno.EPERM) else "check the disk",
         errno=error.errno,
         filename=path,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -23,14 +24,20 @@ _FS_IOC_FIEMAP = 0xC020660B
 FLAG_IMMUTABLE = 0x00000010  # chattr +i
 FLAG_NOCOW = 0x00800000  # chattr +C
 
+_FALLOC_KEEP_SIZE = 0x01
+_FALLOC_ZERO_RANGE = 0x10
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
 _FIEMAP_HEAD = struct.Struct("=QQLLLL")
 _FIEMAP_EXTENT = struct.Struct("=QQQQQLLLL")
 _FIEMAP_LAST = 0x0001
 _FIEMAP_SHARED = 0x2000
 _FIEMAP_BATCH = 512
 
-# What a file system says when it cannot share these two files' extents, by design and not by accident.
-NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ETXTBSY)
+# What a file system says that cannot do a thing with these files, by design and not by accident.
+NOT_HERE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ETXTBSY)
 
 
 def clone(source_fd: int, target_fd: int) -> None:
@@ -73,6 +80,16 @@ def follow_nocow(source_fd: int, target_fd: int) -> None:
         set_inode_flags(target_fd, flags & ~FLAG_NOCOW | wanted)
     finally:
         os.ftruncate(target_fd, size)
+
+
+def zero_range(fd: int, offset: int, byte_count: int) -> bool:
+    """Make a range read as zeros and keep its space, so that writing it again needs none; False: not here."""
+    if _libc.fallocate(fd, _FALLOC_ZERO_RANGE | _FALLOC_KEEP_SIZE, offset, byte_count) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in NOT_HERE:
+        return False
+    raise OSError(number, os.strerror(number))
 
 
 def device_size(fd: int) -> int:
@@ -131,6 +148,16 @@ def unshared_bytes(fd: int) -> int:
             if flags & _FIEMAP_LAST:
                 return total
             start = logical + length
+
+
+def extent_count(fd: int) -> int:
+    """How many extents a file has; 0 where the file system cannot tell."""
+    buffer = bytearray(_FIEMAP_HEAD.pack(0, (1 << 64) - 1, 0, 0, 0, 0))
+    try:
+        fcntl.ioctl(fd, _FS_IOC_FIEMAP, buffer)
+    except OSError:
+        return 0
+    return int(_FIEMAP_HEAD.unpack(buffer)[3])
 
 
 def sync_folder(path: str) -> None:

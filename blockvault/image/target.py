@@ -256,9 +256,7 @@ def write_error(path: str, error: OSError, *, kind: str = "target.write-error") 
             errno=error.errno,
             filename=path,
         )
-    advice = (
-        "check the rights on the folder" if error.errno in (errno.EACCES, errno.EPERM) else "check the disk"
-    )
+    advice = "check the rights on the folder" if error.errno in (errno.EACCES, errno.EPERM) else "check the disk"
     if error.errno == errno.EROFS:
         advice = "the file system is read-only: name another place with -o"
     return DeviceError(

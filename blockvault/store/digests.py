@@ -62,11 +62,6 @@ ENTRY = np.dtype(
 )
 
 
-def digests_folder(top: str, item_id: str, disk: str) -> str:
-    """Where the digest state of one disk lies under the host's digest folder."""
-    return os.path.join(top, item_id, disk)
-
-
 @dataclass(frozen=True, slots=True)
 class _Entry:
     count: int
@@ -101,9 +96,7 @@ def _cell_check(cell: int, data: bytes | memoryview) -> bytes:
 class DigestState:
     """The digests of one disk at one record; immutable, safe to read while newer ones are made."""
 
-    def __init__(
-        self, folder: str, description: _Description, entries: dict[int, _Entry], fds: dict[str, int]
-    ) -> None:
+    def __init__(self, folder: str, description: _Description, entries: dict[int, _Entry], fds: dict[str, int]) -> None:
         self.folder = folder
         self.size = description.size
         self.chunk_size = description.chunk_size
@@ -233,8 +226,10 @@ class DigestWriter:
         data = np.ascontiguousarray(digests[:length]).tobytes()
         known = self._entries.get(index)
         if known is not None and known.stored_count == length and known.check == _cell_check(index, data):
-            self._entries[index] = replace(known, count=length)  # the same bytes as before
-            return
+            with contextlib.suppress(CorruptionError):  # told again, a damaged cell is mended
+                _read_cell(self._fds[known.file], self._folder, index, known)
+                self._entries[index] = replace(known, count=length)
+                return
         self._append(index, length, data)
 
     def _append(self, index: int, count: int, data: bytes) -> None:
@@ -255,9 +250,7 @@ class DigestWriter:
         make_folders("/", os.path.abspath(self._folder).lstrip("/"))
         name = f"{os.urandom(8).hex()}.cells"
         with _folder_lock(self._folder, fcntl.LOCK_SH):  # nobody tidies between the making and the lock
-            fd = os.open(
-                os.path.join(self._folder, name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
+            fd = os.open(os.path.join(self._folder, name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             self._fds[name] = fd
             fcntl.flock(fd, fcntl.LOCK_SH)
         self._file = name

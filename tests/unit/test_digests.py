@@ -86,9 +86,7 @@ def test_only_changed_cells_are_written(tmp_path: Path) -> None:
     cells = {index: random_cell(CELL_CHUNKS, index) for index in range(4)}
     first = make(tmp_path, size, cells)
     changed = random_cell(CELL_CHUNKS, 9)
-    second = make(
-        tmp_path, size, {0: cells[0], 1: changed, 3: np.zeros((CELL_CHUNKS, 16), np.uint8)}, first, OTHER
-    )
+    second = make(tmp_path, size, {0: cells[0], 1: changed, 3: np.zeros((CELL_CHUNKS, 16), np.uint8)}, first, OTHER)
     assert np.array_equal(second.cell(0, CELL_CHUNKS), cells[0])
     assert np.array_equal(second.cell(1, CELL_CHUNKS), changed)
     assert np.array_equal(second.cell(2, CELL_CHUNKS), cells[2])
@@ -286,6 +284,9 @@ def test_a_damaged_cell_is_never_hidden_by_gathering(tmp_path: Path) -> None:
     assert np.array_equal(newer.cell(3, 100), random_cell(100, 13))
     with pytest.raises(CorruptionError):
         newer.cell(0, 100)
+    # told once more what it holds, it is whole again
+    mended = make(tmp_path, size, {0: random_cell(100, 0)}, newer, RECORD)
+    assert np.array_equal(mended.cell(0, 100), random_cell(100, 0))
 
 
 def test_a_full_disk_is_told_and_the_state_before_stays(tmp_path: Path) -> None:
@@ -338,9 +339,7 @@ def test_a_kill_at_any_step_leaves_the_old_state_or_the_new(tmp_path: Path, step
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == -signal.SIGKILL, result.stderr
     states = [opened(folder), opened(folder, OTHER)]
-    assert [state is not None for state in states] == (
-        [False, True] if step == "digests.switched" else [True, False]
-    )
+    assert [state is not None for state in states] == ([False, True] if step == "digests.switched" else [True, False])
     state = states[0] or states[1]
     assert state is not None
     assert np.array_equal(state.cell(0, 100), random_cell(100, 1 if states[0] else 2))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from blockvault.errors import DeviceError
 from blockvault.image.source import ImageSource
 

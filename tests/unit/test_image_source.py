@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
+
 from blockvault.errors import DeviceError
 from blockvault.image.source import ImageSource
 from blockvault.image.system import unshared_bytes
@@ -94,8 +95,7 @@ def test_every_size_reads_whole(tmp_path: Path, size: int) -> None:
         assert result.read_bytes == size
         padded = data.ljust(count * CHUNK, b"\0")
         expected = [
-            xxhash.xxh3_128(padded[start : start + CHUNK], SEED).digest()
-            for start in range(0, count * CHUNK, CHUNK)
+            xxhash.xxh3_128(padded[start : start + CHUNK], SEED).digest() for start in range(0, count * CHUNK, CHUNK)
         ]
         assert [row.tobytes() for row in result.digests] == expected
         plain = source.identify(np.arange(count, dtype=np.uint64), seed=SEED, id_key=bytes(32), cancel=None)
@@ -251,9 +251,7 @@ def test_a_device_counts_what_is_written_to_it(loop_device: Callable[[int], Path
 
 
 def test_a_file_without_clones_shares_nothing(tmp_path: Path) -> None:
-    path = write_image(
-        tmp_path / "disk.img", 64 * CHUNK, {CHUNK: os.urandom(CHUNK), 9 * CHUNK: os.urandom(CHUNK)}
-    )
+    path = write_image(tmp_path / "disk.img", 64 * CHUNK, {CHUNK: os.urandom(CHUNK), 9 * CHUNK: os.urandom(CHUNK)})
     with path.open("rb") as file:
         os.fsync(file.fileno())
         assert unshared_bytes(file.fileno()) == path.stat().st_blocks * 512 == 2 * CHUNK

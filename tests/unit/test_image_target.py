@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from blockvault import failpoints
 from blockvault.errors import (
     AlreadyExistsError,
@@ -118,16 +119,11 @@ def test_bad_places(tmp_path: Path) -> None:
     }
     for path, kind in cases.items():
         assert kind_of(lambda path=path: open_target(path, 1, force=True), InvalidInputError) == kind
-    assert (
-        kind_of(lambda: open_target("/proc/disk.img", 1, force=False), DeviceError) == "target.cannot-create"
-    )
+    assert kind_of(lambda: open_target("/proc/disk.img", 1, force=False), DeviceError) == "target.cannot-create"
 
 
 def test_a_size_that_the_file_system_cannot_hold(tmp_path: Path) -> None:
-    assert (
-        kind_of(lambda: open_target(str(tmp_path / "x"), 1 << 62, force=False), DeviceError)
-        == "target.too-large"
-    )
+    assert kind_of(lambda: open_target(str(tmp_path / "x"), 1 << 62, force=False), DeviceError) == "target.too-large"
     assert os.listdir(tmp_path) == []
 
 
@@ -143,13 +139,8 @@ def test_room_is_asked_for_before_a_byte_is_written(tmp_path: Path) -> None:
 @pytest.mark.root
 def test_a_device_needs_force_and_room(loop_device: Callable[[int], Path], tmp_path: Path) -> None:
     device = str(loop_device(4 * MIB))
-    assert (
-        kind_of(lambda: open_target(device, MIB, force=False), InvalidInputError)
-        == "target.device-needs-force"
-    )
-    assert (
-        kind_of(lambda: open_target(device, 4 * MIB + 1, force=True), InvalidInputError) == "target.too-small"
-    )
+    assert kind_of(lambda: open_target(device, MIB, force=False), InvalidInputError) == "target.device-needs-force"
+    assert kind_of(lambda: open_target(device, 4 * MIB + 1, force=True), InvalidInputError) == "target.too-small"
     with open_target(device, 4 * MIB, force=True) as target:
         assert not target.fresh
         target.reserve(1 << 60)  # its room is its size

@@ -1,0 +1,356 @@
+"""The door of the instant-restore tier: take, read, restore, keep and remove an item's snapshots.
+
+The order of every change is: record durable as `MAKING` or `REMOVED`, files, record as `KEPT` or gone. What a
+crash leaves is known by its record and tidied by the item's next capture, removal or expiry.
+
+It does not promise that a snapshot outlives its file system: that is what the vault is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from blockvault.errors import ConflictError, NotFoundError
+from blockvault.failpoints import reach
+from blockvault.image.system import extent_count, unshared_bytes
+from blockvault.model import Consistency, SnapshotDisk, SnapshotKind, SnapshotRecord
+from blockvault.snapshots import chains, reflink
+from blockvault.snapshots.overlay import RawReader
+from blockvault.snapshots.place import Place, choose_place
+from blockvault.snapshots.raw_item import RawCapture
+from blockvault.snapshots.records import DiskFacts, RecordShelf, State, Stored, record_digest
+from blockvault.snapshots.refusals import refused
+from blockvault.store.digests import DigestState
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from blockvault.ids import ItemId
+    from blockvault.image.reader import DiskReader
+    from blockvault.image.source import ImageSource
+    from blockvault.model import Item
+    from blockvault.monitor import Monitor
+
+__all__ = ["Capture", "Place", "SnapshotTier"]
+
+EXTENTS_TOLD = 50_000  # a clone of so many holds its writers up for about a second
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What a capture made: a durable record, and what it took."""
+
+    record: SnapshotRecord
+    seconds: float
+    read_bytes: int  # of the images
+
+
+class SnapshotTier:
+    """All snapshots that this host keeps for one vault."""
+
+    def __init__(self, host_dir: str, vault_id: str) -> None:
+        self._shelf = RecordShelf(host_dir, vault_id)
+        self._vault_id = vault_id
+
+    # -- looking --------------------------------------------------------------------------------------------
+
+    def records(self, item_id: ItemId | None = None) -> list[SnapshotRecord]:
+        """The snapshots that are kept, of one item or of all, by number. `damaged` tells what could not be read."""
+        items = self._shelf.item_ids() if item_id is None else [item_id]
+        found = [stored.record for item in items for stored in self._shelf.load(item) if stored.state is State.KEPT]
+        return sorted(found, key=lambda record: record.number)
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Record files that the last look could not read: path and reason."""
+        return dict(self._shelf.damaged)
+
+    def bytes_used(self, record: SnapshotRecord) -> int:
+        """Space that a snapshot takes up: what its clones share with nothing else, or its part of a raw chain."""
+        if record.kind is SnapshotKind.RAW:
+            kept = self._shelf.load(record.item_id)
+            return sum(chains.bytes_used(kept, record.number, disk) for disk in record.disks)
+        total = 0
+        for disk in record.disks:
+            with contextlib.suppress(OSError):
+                fd = os.open(disk.file, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    total += unshared_bytes(fd)
+                finally:
+                    os.close(fd)
+        return total
+
+    # -- taking ---------------------------------------------------------------------------------------------
+
+    def place(self, item: Item, sources: list[ImageSource], default_dir: str, *, folder: str | None) -> Place:
+        """Where a snapshot of these images would be kept, and how (`place.choose_place`)."""
+        stored = self._shelf.load(item.id)
+        target = os.path.abspath(folder if folder is not None else default_dir)
+        missing = [disk for disk in item.disks if chains.parent_of(stored, disk.name, target, item.chunk_size) is None]
+        return choose_place(sources, default_dir, folder=folder, room_needed=bool(missing))
+
+    def capture(
+        self,
+        item: Item,
+        number: int,
+        sources: list[ImageSource],
+        place: Place,
+        *,
+        now: datetime,
+        keep_until: datetime,
+        consistency: Consistency,
+        tags: dict[str, str],
+        comment: str,
+        retain_until: datetime | None,
+        seed: int,
+        digests_dir: str,
+        monitor: Monitor,
+    ) -> Capture:
+        """Take snapshot `number` of all disks; durable when this returns, and nothing is left if it raises.
+
+        Args:
+            item: whose snapshot it is; its disks say what the disks are named.
+            number: N, never used before.
+            sources: one open image a disk, in the order of `item.disks`.
+            place: what `place` said; its folder is not None.
+            now: the moment of the point.
+            keep_until: when its days are over.
+            consistency: `NONE` takes an image that is being written as it comes.
+            tags: kept in the record for the point, as are `comment` and `retain_until`.
+            comment: see `tags`.
+            retain_until: see `tags`.
+            seed: of the digests.
+            digests_dir: the folder of the item's digest states, one folder a disk in it.
+            monitor: is advanced over the bytes of all images; the caller began the phase.
+
+        Raises:
+            DeviceError: `snapshot.no-space`, `snapshot.folder-locked`, `image.changed`, `image.in-use`,
+                `image.read-error`, `snapshot.failed`.
+            ConflictError: `snapshot.locked`.
+        """
+        assert place.folder is not None
+        assert place.kind is not None
+        begun = time.monotonic()
+        folders = place.folders or (place.folder,) * len(sources)
+        with self._shelf.locked(item.id):
+            self._tidy(item.id)
+            record = SnapshotRecord(
+                vault_id=self._vault_id,
+                item_id=item.id,
+                item_name=item.name,
+                number=number,
+                taken=now,
+                kind=place.kind,
+                consistency=consistency,
+                chunk_size=item.chunk_size,
+                folder=place.folder,
+                disks=(),
+                keep_until=keep_until,
+                tags=tags,
+                comment=comment,
+                retain_until=retain_until,
+            )
+            if place.kind is SnapshotKind.REFLINK:
+                record = self._capture_clones(record, item, sources, folders, monitor)
+                read_bytes = 0
+            else:
+                raw = RawCapture(
+                    self._shelf, record, item, sources, seed=seed, digests_dir=digests_dir, monitor=monitor
+                )
+                record = raw.run()
+                read_bytes = raw.read_bytes
+            self._tidy(item.id)
+        return Capture(record, time.monotonic() - begun, read_bytes)
+
+    def _capture_clones(
+        self,
+        record: SnapshotRecord,
+        item: Item,
+        sources: list[ImageSource],
+        folders: tuple[str, ...],
+        monitor: Monitor,
+    ) -> SnapshotRecord:
+        paths = [
+            os.path.join(chains.item_folder(folder, item), str(record.number), f"{disk.name}.img")
+            for folder, disk in zip(folders, item.disks, strict=True)
+        ]
+        disks = tuple(
+            SnapshotDisk(disk.name, disk.path, source.size, path)
+            for disk, source, path in zip(item.disks, sources, paths, strict=True)
+        )
+        record = replace(record, disks=disks)
+        facts = tuple(DiskFacts(disk.name, None, 0) for disk in disks)
+        self._shelf.write(Stored(State.MAKING, record, facts))
+        try:
+            extents = sum(extent_count(source.fd) for source in sources)
+            if extents > EXTENTS_TOLD:
+                monitor.note(f"the images have {extents} extents: cloning them holds their writers up for a moment")
+            made = reflink.clone_all(sources, paths)
+            disks = tuple(replace(disk, size=status.st_size) for disk, status in zip(disks, made, strict=True))
+            if len(disks) == 1 and record.consistency is Consistency.NONE:
+                # A clone is of one moment even while the image is written: that is what a crash would leave.
+                record = replace(record, consistency=Consistency.CRASH)
+            record = replace(record, disks=disks)
+            facts = tuple(
+                DiskFacts(disk.name, None, status.st_mtime_ns) for disk, status in zip(disks, made, strict=True)
+            )
+            self._shelf.write(Stored(State.KEPT, record, facts))
+        except BaseException as error:
+            if not self._is_kept(record):
+                with contextlib.suppress(OSError):
+                    reflink.remove_clones(paths)
+                    self._shelf.delete(Stored(State.MAKING, record, facts))
+            if isinstance(error, OSError):
+                raise refused(os.path.dirname(paths[0]) if paths else record.folder, error) from error
+            raise
+        monitor.advance(sum(disk.size for disk in disks))
+        return record
+
+    def _is_kept(self, record: SnapshotRecord) -> bool:
+        """Whether the commit went through, whatever was raised after."""
+        try:
+            self._shelf.get(record.item_id, record.number)
+        except NotFoundError:
+            return False
+        return True
+
+    # -- reading and restoring ------------------------------------------------------------------------------
+
+    def open_disk(self, record: SnapshotRecord, disk_name: str, *, digests_dir: str) -> DiskReader:
+        """One disk of a snapshot, to be read; safe against captures and removals meanwhile.
+
+        Raises:
+            CorruptionError: `snapshot.damaged`.
+            NotFoundError: `snapshot.not-found`, `disk.not-found`.
+        """
+        stored = self._shelf.get(record.item_id, record.number)
+        disk = stored.record.disk(disk_name)
+        facts = stored.facts(disk_name)
+        if disk is None or facts is None:
+            raise NotFoundError(
+                "disk.not-found",
+                f"the snapshot of point {record.number} has no disk '{disk_name}'",
+                do="its disks are " + ", ".join(disk.name for disk in stored.record.disks),
+            )
+        if stored.record.kind is SnapshotKind.REFLINK:
+            return reflink.open_clone(disk, stored.record.chunk_size, facts.mtime_ns)
+        digests_folder = os.path.join(digests_dir, disk_name)
+
+        def open_digests(seed: int) -> DigestState | None:
+            return DigestState.open(
+                digests_folder,
+                "snapshot",
+                vault_id=self._vault_id,
+                record_digest=record_digest(stored.record),
+                disk=disk_name,
+                size=disk.size,
+                chunk_size=stored.record.chunk_size,
+                seed=seed,
+            )
+
+        return self._open_raw(stored, disk, open_digests)
+
+    def _open_raw(self, stored: Stored, disk: SnapshotDisk, open_digests: chains.OpenDigests) -> RawReader:
+        record = stored.record
+        last_known = chains.newest_number(self._shelf.load(record.item_id), disk.file)
+        reader = RawReader(
+            record.number,
+            disk,
+            record.chunk_size,
+            bound_to=chains.bound_to(record, disk.name),
+            open_digests=open_digests,
+        )
+        try:
+            chains.check_whole(self._shelf, record, disk, reader, last_known)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    def restore_disk(self, record: SnapshotRecord, disk_name: str, target_fd: int, *, monitor: Monitor) -> int:
+        """Write one disk of a snapshot to a target of its size; the snapshot is never changed.
+
+        On a fresh target (a file that is one hole) holes are left; on any other they are made. The monitor is
+        advanced over the disk's size. Returns the bytes written.
+        """
+        with contextlib.closing(self.open_disk(record, disk_name, digests_dir="/nonexistent")) as reader:
+            if isinstance(reader, RawReader):
+                return reader.copy_to(target_fd, monitor)
+            return reflink.restore_clone(reader, target_fd, monitor)  # type: ignore[arg-type]
+
+    # -- keeping and removing -------------------------------------------------------------------------------
+
+    def mark_transferred(self, record: SnapshotRecord) -> SnapshotRecord:
+        """Remember that the vault has this point now."""
+        return self._change(record, transferred=True)
+
+    def set_keep_until(self, record: SnapshotRecord, keep_until: datetime) -> SnapshotRecord:
+        """Keep a snapshot for longer, or less long."""
+        return self._change(record, keep_until=keep_until)
+
+    def _change(self, record: SnapshotRecord, **fields: object) -> SnapshotRecord:
+        stored = self._shelf.update(
+            record.item_id,
+            record.number,
+            lambda stored: replace(stored, record=replace(stored.record, **fields)),  # type: ignore[arg-type]
+        )
+        return stored.record
+
+    def remove(self, record: SnapshotRecord) -> None:
+        """Remove a snapshot. Older ones that read through its files stay readable.
+
+        Raises:
+            ConflictError: `snapshot.locked`, a capture of the item runs.
+            NotFoundError: `snapshot.not-found`.
+        """
+        with self._shelf.locked(record.item_id):
+            self._shelf.update(record.item_id, record.number, _removed)
+            self._tidy(record.item_id)
+
+    def expire(self, now: datetime, *, keep_numbers: set[int]) -> list[int]:
+        """Remove the snapshots whose days are over by `now`, but for `keep_numbers` (R11); returns their numbers.
+
+        An item that is being captured is left for the next time.
+        """
+        gone: list[int] = []
+        for item_id in self._shelf.item_ids():
+            with contextlib.suppress(ConflictError), self._shelf.locked(item_id):
+                for stored in self._shelf.load(item_id):
+                    record = stored.record
+                    over = record.keep_until <= now and record.number not in keep_numbers
+                    if stored.state is State.KEPT and over:
+                        self._shelf.update(item_id, record.number, _removed)
+                        gone.append(record.number)
+                self._tidy(item_id)
+        return sorted(gone)
+
+    def _tidy(self, item_id: ItemId) -> None:
+        """Finish what was begun: remove what a crash left of captures, and what removed snapshots no longer hold.
+
+        Under the item's lock. What cannot be removed now (a reader has it, the folder is locked) stays for
+        later.
+        """
+        stored = self._shelf.load(item_id)
+        for half in [entry for entry in stored if entry.state is State.MAKING]:
+            with contextlib.suppress(OSError):
+                if half.record.kind is SnapshotKind.REFLINK:
+                    reflink.remove_clones([disk.file for disk in half.record.disks])
+                else:
+                    chains.remove_half_made(half)
+                reach("snapshot.tidied")
+                self._shelf.delete(half)
+        stored = [entry for entry in stored if entry.state is not State.MAKING]
+        for old in [entry for entry in stored if entry.state is State.REMOVED]:
+            with contextlib.suppress(OSError):
+                if old.record.kind is SnapshotKind.REFLINK:
+                    reflink.remove_clones([disk.file for disk in old.record.disks])
+                    self._shelf.delete(old)
+        chains.collect(self._shelf, [entry for entry in stored if entry.record.kind is SnapshotKind.RAW])
+
+
+def _removed(stored: Stored) -> Stored:
+    return replace(stored, state=State.REMOVED)
