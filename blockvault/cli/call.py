@@ -49,11 +49,14 @@ class Call:
                 raise
         return Vault.open(self.vault_name, secret=ask_secret(self.vault_name, new=False))
 
-    def open_or_make_vault(self) -> Vault:
+    def open_or_make_vault(self, images: tuple[str, ...]) -> Vault:
         """Open the vault; where there is no default vault yet, make it and say where.
 
-        It is made without encryption, as the zero set-up is, unless a secret is given: then with that.
+        It is made only if every one of `images` can be opened: a mistyped path leaves nothing behind. It is made
+        without encryption, as the zero set-up is, unless a secret is given: then with that.
         """
+        from blockvault.image.source import ImageSource
+        from blockvault.units import CHUNK_BYTES_DEFAULT
         from blockvault.vault import Vault
 
         try:
@@ -61,6 +64,8 @@ class Call:
         except NotFoundError as error:
             if error.kind != "vault.not-found" or self.vault_name != DEFAULT_VAULT:
                 raise
+        for path in images:
+            ImageSource.open(path, CHUNK_BYTES_DEFAULT).close()
         try:
             vault = Vault.create(DEFAULT_VAULT, secret=self.secret())
         except AlreadyExistsError:  # another process made it in the same moment

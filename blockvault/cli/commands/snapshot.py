@@ -67,7 +67,7 @@ def command(call: Call, targets: tuple[str, ...], tags: tuple[str, ...], dry_run
         "level": options["level"],
         "now": now,
     }
-    with call.open_or_make_vault() as vault, call.job() as monitor:
+    with call.open_or_make_vault(targets) as vault, call.job() as monitor:
         result = vault.snapshot(list(targets), **arguments, monitor=monitor)
     _show(call, result)
     return None
