@@ -213,6 +213,16 @@ def test_a_packs_folder_is_its_last_two_digits() -> None:
     assert pack_folder(pack).endswith("/c7")
 
 
+@pytest.mark.parametrize("document", ["format.md", "concurrency.md"])
+def test_the_files_that_a_document_points_to_are_there(document: str) -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / document).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[a-z_]+/)+[a-z_]*\.(?:py|md))`", text)
+    assert named
+    for name in named:
+        assert (root / name).exists() or (root / "blockvault" / name).exists(), name
+
+
 # --- LMDB ------------------------------------------------------------------------------------------------------
 
 
