@@ -46,12 +46,16 @@ class Phase:
 
 
 class QuietMonitor(Monitor):
-    """Tells warnings and notes, and keeps the running phase; the other readers add how they show it."""
+    """Tells warnings and notes, and keeps the running phase; the other readers add how they show it.
+
+    A phase that begins again under its name, as for the next disk, goes on where it stood with a larger total.
+    """
 
     def __init__(self, output: Output) -> None:
         super().__init__()
         self.output = output
         self.current: Phase | None = None
+        self._phases: dict[str, Phase] = {}
         self._show = threading.RLock()
 
     def warn(self, kind: str, message: str) -> None:
@@ -63,8 +67,10 @@ class QuietMonitor(Monitor):
     def on_phase(self, name: str, total_bytes: int) -> None:
         """A phase begins."""
         with self._show:
-            self.current = Phase(name, total_bytes, 0, time.monotonic())
-            self.begin(self.current)
+            phase = self._phases.setdefault(name, Phase(name, 0, 0, time.monotonic()))
+            phase.total_bytes += total_bytes
+            self.current = phase
+            self.begin(phase)
 
     def on_advance(self, byte_count: int) -> None:
         """The phase went on."""
@@ -92,9 +98,13 @@ class QuietMonitor(Monitor):
 class LineMonitor(QuietMonitor):
     """One line on standard error each 30 seconds."""
 
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
+        self._due = 0.0
+
     def begin(self, phase: Phase) -> None:
         """The first line comes after 30 seconds: short jobs stay silent."""
-        self._due = phase.began + LINE_SECONDS
+        self._due = self._due or phase.began + LINE_SECONDS
 
     def update(self, phase: Phase) -> None:
         """A line, if one is due."""
@@ -138,22 +148,27 @@ class BarMonitor(QuietMonitor):
     def __init__(self, output: Output) -> None:
         super().__init__(output)
         self._bars: Any = None
-        self._task: Any = None
+        self._tasks: dict[str, Any] = {}
 
     def begin(self, phase: Phase) -> None:
-        """Another bar below those that are there."""
+        """Another bar below those that are there; a phase that comes again (the next disk) goes on in its own."""
         if self._bars is None:
             self._bars = _make_bars(self.output)
             self._bars.start()
-        elif self._task is not None:
-            self._bars.stop_task(self._task)
-        self._task = self._bars.add_task(phase.name, total=max(1, phase.total_bytes), note="")
+        if phase.name not in self._tasks:
+            self._tasks[phase.name] = self._bars.add_task(phase.name, total=max(1, phase.total_bytes), note="")
+        else:
+            self._bars.update(self._tasks[phase.name], total=max(1, phase.total_bytes), completed=phase.done_bytes)
 
     def update(self, phase: Phase) -> None:
         """Move the bar; rich decides when to draw."""
         left = phase.seconds_left
-        note = f"{format_size(phase.rate)}/s" + ("" if left is None else f", {format_seconds(left)} left")
-        self._bars.update(self._task, completed=phase.done_bytes, note=note)
+        note = f"{format_size(phase.rate)}/s"
+        if left:
+            note += f", {format_seconds(left)} left"
+        elif left is not None:
+            note += f", took {format_seconds(phase.seconds)}"
+        self._bars.update(self._tasks[phase.name], completed=phase.done_bytes, note=note)
 
     def close(self) -> None:
         """Leave the bars as they stand and give the terminal back."""
@@ -194,7 +209,7 @@ def _make_bars(output: Output) -> Any:
     console = Console(file=output.messages, no_color=not colored, highlight=False)
     return Progress(
         TextColumn("{task.description:<9}"),
-        BarColumn(bar_width=32),
+        BarColumn(bar_width=32, complete_style="cyan", finished_style="green"),
         TextColumn("{task.percentage:>4.0f}%"),
         TextColumn("{task.fields[note]}"),
         console=console,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def figures(statistics: PointStatistics) -> Facts:
     """The five figures of a job, each with what it counts."""
     return [
-        ("read", f"{format_size(statistics.read_bytes):<10} from the disk"),
+        ("read", f"{format_size(statistics.read_bytes):<10} from the disk image and its snapshot"),
         ("changed", f"{format_size(statistics.changed_bytes):<10} in {counted(statistics.changed_chunks, 'chunk')}"),
         ("unique", f"{format_size(statistics.unique_bytes):<10} of it new to the vault"),
         ("stored", f"{format_size(statistics.stored_bytes):<10} after compression, with all records"),

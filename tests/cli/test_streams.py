@@ -178,6 +178,18 @@ def test_warnings_are_told_and_quiet_keeps_only_them(capsys: pytest.CaptureFixtu
     }
 
 
+def test_a_phase_that_comes_again_goes_on_with_a_larger_total(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    monitor = JsonMonitor(Output(as_json=True))
+    for _ in range(2):
+        monitor.phase("Check", 100)
+        clock[0] += 1
+        monitor.advance(100)
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (last["done_bytes"], last["total_bytes"]) == (200, 200)
+
+
 def test_a_line_before_anything_is_known_divides_by_nothing(clock: list[float]) -> None:
     assert progress_line(Phase("Scan", 0, 0, 100.0)) == "Scan: 0%, 0 B of 0 B, 0 B/s"
 
