@@ -21,7 +21,7 @@ from blockvault.engine.items import Items
 from blockvault.engine.naming import point_id
 from blockvault.engine.session import Session
 from blockvault.engine.transfer import DiskTransfer, Transfer
-from blockvault.errors import ConflictError, DeviceError, InvalidInputError, UnsupportedError
+from blockvault.errors import ConflictError, CorruptionError, DeviceError, InvalidInputError, UnsupportedError
 from blockvault.format import records
 from blockvault.ids import ItemId
 from blockvault.image.reader import DiskReader
@@ -469,20 +469,25 @@ class Backup:
                 size += source.size
                 monitor.phase("Compare", source.size)
                 (planned,) = self._inputs(parent, item.id, [(disk.name, disk.path, source)], item.chunk_size, full=full)
-                if planned.parent is not None and planned.digests is None:
-                    extents = diff.with_image(
-                        self._session.store, self._session.keys, self._session.shelf, planned.parent, source, monitor
-                    )
-                    changed += sum(-(-count // item.chunk_size) for _, count in extents)
-                    source_kind = ChurnSource.IDENTITY
-                    continue
-                finder = ChurnFinder(
-                    source, parent=planned.parent, manifest=None, digests=planned.digests,
-                    seed=self._session.keys.digest_seed, monitor=monitor,
-                )  # fmt: skip
-                count, _ = dry_run(finder)
-                changed += count
-                source_kind = finder.source if finder.source is not ChurnSource.INITIAL else source_kind
+                if planned.parent is None or planned.digests is not None:
+                    finder = ChurnFinder(
+                        source, parent=planned.parent, manifest=None, digests=planned.digests,
+                        seed=self._session.keys.digest_seed, monitor=monitor,
+                    )  # fmt: skip
+                    try:
+                        count, _ = dry_run(finder)
+                    except CorruptionError as error:
+                        monitor.note(f"{error.message}: disk '{disk.name}' is compared by identity")
+                    else:
+                        changed += count
+                        source_kind = finder.source if finder.source is not ChurnSource.INITIAL else source_kind
+                        continue
+                assert planned.parent is not None
+                extents = diff.with_image(
+                    self._session.store, self._session.keys, self._session.shelf, planned.parent, source, monitor
+                )
+                changed += sum(-(-count // item.chunk_size) for _, count in extents)
+                source_kind = ChurnSource.IDENTITY
         return DryRunResult(
             item=item.name,
             parent=parent.number if parent else None,

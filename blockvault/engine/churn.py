@@ -3,6 +3,8 @@
 Two sources tell it. With the parent's digest state, every chunk is scanned and its digest compared; without one (first
 transfer, refused state, `--full`), every data chunk is a candidate and is compared by identity when it is read.
 
+A damaged cell of the digest state is compared by identity; without a manifest to do so it ends the walk.
+
 Invariants:
 - A chunk that is not a candidate and not cleared reads the same as at the parent: by digest, or because both are holes.
 - Chunks from min(old count, new count) on are always stated (R6); the last chunk counts as changed when the size does.
@@ -127,7 +129,16 @@ class ChurnFinder:
         before = np.zeros((count, 16), dtype=np.uint8)
         known = max(0, min(self.old_chunks - first, count))
         if known:
-            before[:known] = self.digests.cell(cell, known)
+            try:
+                before[:known] = self.digests.cell(cell, known)
+            except CorruptionError as error:
+                if self.manifest is None:
+                    raise
+                # R5: refused, as far as it is damaged; identity decides here, and the cell is written anew.
+                self.monitor.note(f"{error.message}: its chunks are compared by identity")
+                self.source = ChurnSource.IDENTITY
+                self._advance(first, count)
+                return self._list_cell(cell, first, count, list(self.reader.data_runs(first, count)))
         compare = before
         if self.resized:
             compare = before.copy()
