@@ -21,9 +21,9 @@ PackName = NewType("PackName", bytes)  # 16 bytes, time-ordered
 LayerName = NewType("LayerName", bytes)  # 16 bytes
 WriteId = NewType("WriteId", bytes)  # 16 bytes; tells one's own create-only write from another's
 
-VAULT_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9-]{1,49}$")  # Azure's rule: 2-50, a letter first
-ITEM_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9-]{0,79}$")
-DISK_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
+VAULT_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9-]{1,49}\Z")  # Azure's rule: 2-50, a letter first
+ITEM_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9-]{0,79}\Z")
+DISK_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}\Z")
 
 
 def random_name() -> bytes:

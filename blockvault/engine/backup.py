@@ -21,8 +21,16 @@ from blockvault.engine.items import Items
 from blockvault.engine.naming import point_id
 from blockvault.engine.session import Session
 from blockvault.engine.transfer import DiskTransfer, Transfer
-from blockvault.errors import ConflictError, CorruptionError, DeviceError, InvalidInputError, UnsupportedError
+from blockvault.errors import (
+    ConflictError,
+    CorruptionError,
+    DeviceError,
+    InvalidInputError,
+    NotFoundError,
+    UnsupportedError,
+)
 from blockvault.format import records
+from blockvault.format.envelope import FORMAT_VERSION
 from blockvault.ids import ItemId
 from blockvault.image.reader import DiskReader
 from blockvault.image.source import ImageSource, SourceState
@@ -76,11 +84,11 @@ class Backup:
         item, is_new, note = self._items.find(targets, name, moment)
         sources = [ImageSource.open(disk.path, item.chunk_size) for disk in item.disks]
         try:
+            if is_new:
+                item = self._items.register(item)  # perhaps another process registered these disks meanwhile
+                if note:
+                    monitor.note(note)
             with self._item_lock(item, "capture"):
-                if is_new:
-                    item = self._items.register(item)
-                    if note:
-                        monitor.note(note)
                 origin_newest = max(self._session.catalog.newest_numbers().values(), default=0)
                 number = self._session.host.allocate_number(origin_newest)
                 before = [source.state() for source in sources]
@@ -140,6 +148,13 @@ class Backup:
             )
 
     def _writable(self) -> None:
+        if self._session.min_writer > FORMAT_VERSION:
+            raise UnsupportedError(
+                "vault.newer-format",
+                f"the vault '{self._session.name}' may only be written by version {self._session.min_writer} or newer",
+                why=f"this BlockVault writes version {FORMAT_VERSION}; reading works",
+                do="use a newer BlockVault for this vault",
+            )
         if self._session.index is None:
             raise DeviceError(
                 "vault.read-only",
@@ -268,7 +283,10 @@ class Backup:
             finally:
                 for _, _, reader in readers:
                     reader.close()
-            self._session.tier.mark_transferred(record)
+            try:
+                self._session.tier.mark_transferred(record)
+            except NotFoundError:
+                pass  # its days were over meanwhile; the point is in the vault
             self._expire_snapshots(record)
             return point
         finally:
@@ -392,6 +410,7 @@ class Backup:
             self._session.index,
             self._session.origin,
             monitor,
+            utc_now,
             level,
         )
         with self._lease(blank, "transfer"):

@@ -9,7 +9,9 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,7 @@ class TransferContext:
     index: Index | None
     origin: OriginId
     monitor: Monitor
+    clock: Callable[[], datetime]
     level: int = 1
 
 

@@ -10,6 +10,7 @@ from blockvault.engine.session import Session
 from blockvault.errors import DeviceError, InvalidInputError, NotFoundError
 from blockvault.ids import DISK_NAME, ItemId, check_item_name, name_from_stem, random_name
 from blockvault.model import DiskSpec, Item
+from blockvault.store.locks import FileLock
 
 SNAPSHOT_DAYS_MAX = 30
 
@@ -57,41 +58,43 @@ class Items:
             comment: free text.
             disks: new paths of disks, by name (an image that was moved).
         """
-        item = self.get(name)
-        if new_name is not None:
-            check_item_name(new_name)
-            if any(other.name == new_name for other in self._session.catalog.items()):
+        with self._lock():
+            self._session.catalog.refresh()
+            item = self.get(name)
+            if new_name is not None:
+                check_item_name(new_name)
+                if any(other.name == new_name for other in self._session.catalog.items()):
+                    raise InvalidInputError(
+                        "item.name-taken", f"there is already an item '{new_name}'", do="choose another name"
+                    )
+            if snapshot_days is not None and not 0 <= snapshot_days <= SNAPSHOT_DAYS_MAX:
                 raise InvalidInputError(
-                    "item.name-taken", f"there is already an item '{new_name}'", do="choose another name"
+                    "item.snapshot-days",
+                    f"snapshots cannot be kept for {snapshot_days} days",
+                    why="0 to 30 days are possible",
                 )
-        if snapshot_days is not None and not 0 <= snapshot_days <= SNAPSHOT_DAYS_MAX:
-            raise InvalidInputError(
-                "item.snapshot-days",
-                f"snapshots cannot be kept for {snapshot_days} days",
-                why="0 to 30 days are possible",
+            specs = item.disks
+            if disks:
+                unknown = set(disks) - {disk.name for disk in item.disks}
+                if unknown:
+                    raise NotFoundError("disk.not-found", f"item '{name}' has no disk '{min(unknown)}'")
+                specs = tuple(
+                    DiskSpec(disk.name, os.path.realpath(disks[disk.name])) if disk.name in disks else disk
+                    for disk in item.disks
+                )
+            changed = replace(
+                item,
+                name=new_name or item.name,
+                disks=specs,
+                snapshot_days=item.snapshot_days if snapshot_days is None else snapshot_days,
+                snapshot_dir=item.snapshot_dir
+                if snapshot_dir is None
+                else (os.path.abspath(snapshot_dir) if snapshot_dir else None),
+                comment=item.comment if comment is None else comment,
+                revision=item.revision + 1,
             )
-        specs = item.disks
-        if disks:
-            unknown = set(disks) - {disk.name for disk in item.disks}
-            if unknown:
-                raise NotFoundError("disk.not-found", f"item '{name}' has no disk '{min(unknown)}'")
-            specs = tuple(
-                DiskSpec(disk.name, os.path.realpath(disks[disk.name])) if disk.name in disks else disk
-                for disk in item.disks
-            )
-        changed = replace(
-            item,
-            name=new_name or item.name,
-            disks=specs,
-            snapshot_days=item.snapshot_days if snapshot_days is None else snapshot_days,
-            snapshot_dir=item.snapshot_dir
-            if snapshot_dir is None
-            else (os.path.abspath(snapshot_dir) if snapshot_dir else None),
-            comment=item.comment if comment is None else comment,
-            revision=item.revision + 1,
-        )
-        self._session.catalog.put_item(changed)
-        return changed
+            self._session.catalog.put_item(changed)
+            return changed
 
     def find(self, targets: list[str], name: str | None, now: datetime) -> tuple[Item, bool, str | None]:
         """The item of the targets, whether it is new, and a note on how it came by its name."""
@@ -164,3 +167,9 @@ class Items:
             item = replace(item, name=self._free_name(item.name, self._session.catalog.items()))
             self._session.catalog.put_item(item)
             return item
+
+    def _lock(self) -> FileLock:
+        """Held while a name is looked for and taken, so that no two items of a host get the same."""
+        return self._session.host.lock(
+            "items", kind="host.locked", subject="items are being registered", wait_seconds=30
+        )

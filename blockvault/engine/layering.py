@@ -9,26 +9,28 @@ listing the ones that were merged.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from blockvault.errors import CorruptionError
-from blockvault.format.layers import ENTRY_HOLE, ENTRY_SEGMENT, Segment, empty_segment, merge_segments
+from blockvault.format.layers import ENTRY_HOLE, ENTRY_SEGMENT, Segment, empty_segment, merge_segments, recut_segment
 from blockvault.format.records import LAYERS_MAX
+from blockvault.ids import PackName
 from blockvault.model import FillKind, LayerRef, VaultKeys
 from blockvault.model.geometry import cell_bounds, cell_count
 from blockvault.store.layers import LayerReader, LayerWriter
 from blockvault.store.local import LocalStore
+from blockvault.store.packs import PackShelf
 
 Entry = Segment | int  # a segment, or ENTRY_HOLE / ENTRY_ZERO for a whole cell
 
 
 def fill_segment(kind: int, length: int) -> Segment:
     """A whole cell of one fill, as a segment."""
-    import dataclasses
-
-    import numpy as np
-
     fill = FillKind.HOLE if kind == ENTRY_HOLE else FillKind.ZERO
-    return dataclasses.replace(
+    return replace(
         empty_segment(),
         fill_first=np.zeros(1, np.uint32),
         fill_length=np.full(1, length, np.uint32),
@@ -81,23 +83,29 @@ class LayerBuilder:
         return depth
 
     def finish(
-        self, store: LocalStore, keys: VaultKeys, older: tuple[LayerRef, ...]
+        self, store: LocalStore, keys: VaultKeys, shelf: PackShelf, older: tuple[LayerRef, ...]
     ) -> tuple[tuple[LayerRef, ...], LayerWriter | None]:
         """Write the layer, durable; returns the new stack and the writer (for its size), if one was needed."""
         if self.is_empty:
             return older, None
         depth = self.merge_depth(older)
         try:
-            return self._write(store, keys, older, depth)
+            return self._write(store, keys, shelf, older, depth)
         except CorruptionError:
             if not depth or len(older) >= LAYERS_MAX:
                 raise
             # A damaged older layer is not merged: the new point then lists it as the older ones do.
-            return self._write(store, keys, older, 0)
+            return self._write(store, keys, shelf, older, 0)
 
     def _write(
-        self, store: LocalStore, keys: VaultKeys, older: tuple[LayerRef, ...], depth: int
+        self, store: LocalStore, keys: VaultKeys, shelf: PackShelf, older: tuple[LayerRef, ...], depth: int
     ) -> tuple[tuple[LayerRef, ...], LayerWriter | None]:
+        def table_ids(pack: PackName) -> NDArray[np.uint8] | None:
+            try:
+                return shelf.reader(pack).table.ids
+            except CorruptionError:
+                return None
+
         readers = [LayerReader(store, keys, ref, self.chunk_size) for ref in older[:depth]]
         writer = LayerWriter(store, keys, chunk_size=self.chunk_size, chunk_count=self.chunks)
         try:
@@ -105,7 +113,7 @@ class LayerBuilder:
                 if isinstance(entry, int):
                     writer.add_fill(cell, span, entry)
                 else:
-                    writer.add_segment(cell, entry)
+                    writer.add_segment(cell, recut_segment(entry, cell, keys.run_key, table_ids))
             ref = writer.finish()
         finally:
             writer.abort()

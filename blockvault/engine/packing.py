@@ -3,8 +3,9 @@
 Invariants:
 - A pack is sealed on a thread of its own while the next one is filled; at most two wait to become durable.
 - The full blocks of this transfer are known at once for dedup within it; other hosts and processes learn of them by
-  index segments, which name durable packs only. A segment is a hint (R2): it may come before the commit.
-- Until a segment is written nobody else knows the packs, so a transfer that fails may delete them again.
+  index segments, which name durable packs only. A segment is a hint (R2), so its place in the order is free.
+- Until a segment is written nobody else knows the packs, so a transfer that fails may delete them again. Hence the last
+  segment is written after the commit; a long transfer writes others before, and then its packs stay whatever happens.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from blockvault import kernel
 from blockvault.engine.blocks import Place
 from blockvault.errors import AlreadyExistsError
-from blockvault.format.envelope import Kind, seal_record
+from blockvault.format.envelope import FOOTER_BYTES, HEAD_BYTES, TAG_BYTES, Kind, pack_frame, seal_record
 from blockvault.format.index import encode_index, prefixes_of
 from blockvault.ids import OriginId, PackName
 from blockvault.model import Codec, VaultKeys
@@ -27,6 +28,8 @@ from blockvault.store.local import LocalStore
 from blockvault.store.packs import PACK_BYTES, PackWriter
 
 PENDING_BLOCKS_MAX = 65_536
+RECORD_OVERHEAD_BYTES = HEAD_BYTES + TAG_BYTES + FOOTER_BYTES
+PACK_SLOTS = 65_536  # chunks that compress to next to nothing would else fill a pack with millions
 
 Segment = tuple[list[PackName], NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32], str]
 Base = tuple[PackName, int, int]  # pack, slot, depth
@@ -48,7 +51,7 @@ class PackFiller:
         self._late: Segment | None = None
         self._writer: PackWriter | None = None
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="blockvault-seal")
-        self._sealing: list[Future[int]] = []
+        self._sealing: list[tuple[Future[int], PackWriter]] = []
         self.made: list[str] = []  # objects made so far
         self.shared = False  # whether others may have learned of them
         self.stored_bytes = 0
@@ -73,7 +76,7 @@ class PackFiller:
             self._pending[ids[row].tobytes()] = (writer.pack, first + row)
             self._feed.append((writer.pack, first + row, int(prefixes[row])))
         self.own_slots[writer.pack] = writer.slot_count
-        if writer.size >= PACK_BYTES:
+        if writer.size >= PACK_BYTES or writer.slot_count >= PACK_SLOTS:
             self._seal()
         return writer.pack, first
 
@@ -81,19 +84,24 @@ class PackFiller:
         assert self._writer is not None
         writer, self._writer = self._writer, None
         self.made.append(writer.name)
-        self._sealing.append(self._sealer.submit(_seal, writer))
+        self._sealing.append((self._sealer.submit(_seal, writer), writer))
         while len(self._sealing) > 2:
-            self.stored_bytes += self._sealing.pop(0).result()
+            self._take_sealed()
         if len(self._pending) > PENDING_BLOCKS_MAX:
             self._wait()
+            self.shared = True
+            self.stored_bytes += self.index_bytes()
             self.write_index_segment()
             self.index_late_segment()
-            self.shared = True
             self._pending.clear()
 
     def _wait(self) -> None:
         while self._sealing:
-            self.stored_bytes += self._sealing.pop(0).result()
+            self._take_sealed()
+
+    def _take_sealed(self) -> None:
+        self.stored_bytes += self._sealing[0][0].result()
+        self._sealing.pop(0)
 
     def finish(self) -> None:
         """Seal the last pack and wait until all are durable."""
@@ -101,15 +109,23 @@ class PackFiller:
             self._seal()
         self._wait()
 
-    def write_index_segment(self) -> None:
-        """Tell other hosts of the full blocks in durable packs."""
-        if not self._feed:
-            return
+    def _entries(self) -> tuple[list[PackName], NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32]]:
         names = list(dict.fromkeys(pack for pack, _, _ in self._feed))
         position = {pack: i for i, pack in enumerate(names)}
         pack = np.array([position[entry[0]] for entry in self._feed], dtype=np.uint32)
         slot = np.array([entry[1] for entry in self._feed], dtype=np.uint32)
         prefixes = np.array([entry[2] for entry in self._feed], dtype=np.uint64)
+        return names, prefixes, pack, slot
+
+    def index_bytes(self) -> int:
+        """What the index segment that is still to be written will take."""
+        return len(pack_frame(encode_index(*self._entries()))) + RECORD_OVERHEAD_BYTES if self._feed else 0
+
+    def write_index_segment(self) -> None:
+        """Tell other hosts of the full blocks in durable packs."""
+        if not self._feed:
+            return
+        names, prefixes, pack, slot = self._entries()
         body = encode_index(names, prefixes, pack, slot)
         folder = f"main/index/{self._origin}"
         sequence = max([int(entry) for entry in self._store.entries(folder) if entry.isdigit()], default=0) + 1
@@ -121,8 +137,6 @@ class PackFiller:
                 break
             except AlreadyExistsError:
                 sequence += 1  # another process of this host took it
-        self.stored_bytes += len(data)
-        self.made.append(name)
         self._late = (names, prefixes, pack, slot, f"{self._origin}/{sequence:010d}")
         self._feed.clear()
 
@@ -134,9 +148,10 @@ class PackFiller:
 
     def close(self) -> None:
         """Wait for the sealing thread and leave no open pack behind; sealed ones stay."""
-        for future in self._sealing:
-            future.cancel()
         self._sealer.shutdown(wait=True, cancel_futures=True)
+        for _, writer in self._sealing:
+            writer.abort()
+        self._sealing.clear()
         if self._writer is not None:
             self._writer.abort()
             self._writer = None

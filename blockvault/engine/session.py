@@ -38,8 +38,10 @@ class Session:
         self.path = folder.path
         self.vault_id = folder.header.vault_id
         self.chunk_size = folder.header.chunk_size
+        self.min_writer = folder.config.min_writer
         self.created_now = created_now
         self.state_dir = state_dir
+        self._closed = False
         with _open_lock:
             if self.path in _open_here:
                 raise ConflictError(
@@ -51,7 +53,7 @@ class Session:
             _open_here.add(self.path)
         self.index: Index | None = None
         try:
-            self.index = folder.open_index()
+            self.index = folder.open_index(now)
             self.catalog = Catalog(self.store, self.keys, self.index)
             self.shelf = PackShelf(self.store, self.keys)
             self.host = HostState(
@@ -60,7 +62,7 @@ class Session:
                 header_path=folder.header_path,
                 now=now,
             )
-            self._record = self.host.bind(self.catalog.newest_numbers())
+            self._record = self.host.bind(self.catalog.newest_numbers)
             self.origin = OriginId(self._record.origin)
             if self.index is not None:
                 self._register_origin(now)
@@ -109,6 +111,9 @@ class Session:
 
     def close(self) -> None:
         """Close the vault; safe to call again."""
+        if self._closed:
+            return
+        self._closed = True
         if hasattr(self, "shelf"):
             self.shelf.close()
         if self.index is not None:

@@ -5,7 +5,7 @@ The way of a batch: read (once: digest, id and block come from one buffer, R4) -
 where that pays (R3), else full -> pack. Batches run on all cores; packs are filled in chunk order, so runs stay long.
 
 The order of the commit (R7), each durable before the next:
-    packs, layers, index segment, [R8: look at everything again], point record, [fence], LMDB, digest states.
+    packs, layers, [R8: look at everything again], point record, [fence], index segment, LMDB, digest states.
 A crash before the point record leaves only objects that nothing names; after it, LMDB and digest states are brought
 up at the next opening. `docs/format.md` has the argument.
 """
@@ -19,6 +19,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from blockvault.clock import to_text
 from blockvault.engine.churn import CellChurn, ChurnFinder, FillSpan
 from blockvault.engine.encoding import Batch, BatchWorker, Outcome, TransferContext
 from blockvault.engine.layering import LayerBuilder
@@ -28,6 +29,7 @@ from blockvault.errors import AlreadyExistsError, BlockVaultError, ConflictError
 from blockvault.failpoints import reach
 from blockvault.format import records
 from blockvault.format.layers import build_segment
+from blockvault.format.records import LAYERS_MAX
 from blockvault.format.tables import NO_BASE
 from blockvault.ids import PackName
 from blockvault.image.reader import DiskReader
@@ -120,8 +122,6 @@ class Transfer:
             for disk, builder in zip(disks, builders, strict=True):
                 done.append(self._write_layer(disk, builder))
             reach("transfer.layers")
-            self._packs.write_index_segment()
-            reach("transfer.index")
             for digest_writer in self._digest_writers:
                 digest_writer.finish()
             if before_commit is not None:
@@ -182,7 +182,10 @@ class Transfer:
         if disk.parent is None:
             return None
         try:
-            return Manifest(self.context.store, self.context.keys, disk.parent)
+            manifest = Manifest(self.context.store, self.context.keys, disk.parent)
+            if len(disk.parent.layers) >= LAYERS_MAX:
+                manifest.read_all()  # a full stack must be merged, and so must be readable
+            return manifest
         except CorruptionError as error:
             self.context.monitor.warn(error.kind, f"{error.message}: disk '{disk.name}' is transferred in full")
             disk.parent = disk.digests = None
@@ -289,7 +292,7 @@ class Transfer:
     def _write_layer(self, disk: DiskTransfer, builder: LayerBuilder) -> PointDisk:
         context = self.context
         older: tuple[LayerRef, ...] = disk.parent.layers if disk.parent else ()
-        layers, writer = builder.finish(context.store, context.keys, older)
+        layers, writer = builder.finish(context.store, context.keys, context.shelf, older)
         if writer is not None:
             self._made.append(writer.name)
             self._layer_bytes += writer.size
@@ -299,15 +302,16 @@ class Transfer:
         context = self.context
         refreshed = context.store.now()
         self._look_again(point, builders)
+        stored = self._packs.stored_bytes + self._packs.index_bytes() + self._layer_bytes
         figures = PointStatistics(
             read_bytes=int(context.monitor.counters["read_bytes"]),
             changed_bytes=min(self._changed_bytes, point.size),
             unique_bytes=self._unique_bytes,
-            stored_bytes=self._packs.stored_bytes + self._layer_bytes,
-            sent_bytes=self._packs.stored_bytes + self._layer_bytes,
+            stored_bytes=stored,
+            sent_bytes=stored,
             changed_chunks=self._changed_chunks,
         )
-        point = replace(point, statistics=figures, refreshed_at=refreshed)
+        point = replace(point, statistics=figures, refreshed_at=refreshed, committed=context.clock())
         reach("transfer.commit")
         try:
             digest = context.catalog.commit_point(point)
@@ -325,7 +329,7 @@ class Transfer:
         if not 0 <= elapsed <= GRACE_SECONDS / 2:
             context.catalog.put_mark(
                 point.ref,
-                records.MarkBody(kind="void", at=point.committed.isoformat(), reason="the commit took too long"),
+                records.MarkBody(kind="void", at=to_text(point.committed), reason="the commit took too long"),
             )
             raise ConflictError(
                 "transfer.fenced",
@@ -378,6 +382,8 @@ class Transfer:
         context = self.context
         if context.index is not None:
             try:
+                self._packs.write_index_segment()
+                reach("transfer.index")
                 self._packs.index_late_segment()
                 context.catalog.remember([point_object(point.ref)])
             except BlockVaultError as error:

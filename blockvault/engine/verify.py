@@ -88,6 +88,17 @@ class Verifier:
     def _check_records(self) -> None:
         for damage in self.catalog.damage.values():
             self._note(damage.name, None, damage.reason, [])
+        for top, kind in (
+            ("marks", Kind.MARK),
+            ("items", Kind.ITEM),
+            ("origins", Kind.ORIGIN),
+            ("config", Kind.CONFIG),
+        ):
+            for name in self._objects(top):
+                try:
+                    unseal_record(self.keys, kind, name, self.store.read(name))
+                except BlockVaultError as error:
+                    self._note(name, None, error.why or error.message, [])
         for origin in self.store.entries("main/index"):
             for entry in self.store.entries(f"main/index/{origin}"):
                 name = f"main/index/{origin}/{entry}"
@@ -96,6 +107,12 @@ class Verifier:
                     decode_index(name, body)
                 except BlockVaultError as error:
                     self._note(name, None, f"{error.why or error.message} (serves dedup only: no point needs it)", [])
+
+    def _objects(self, folder: str) -> Iterator[str]:
+        """Objects under a folder as they lie in the vault, at any depth."""
+        for entry in self.store.entries(folder):
+            below = list(self._objects(f"{folder}/{entry}"))
+            yield from below or [f"{folder}/{entry}"]
 
     def _check_point_record(self, label: str, point: Point) -> None:
         """The record as it lies in the vault, not as the catalog remembers it.

@@ -29,7 +29,7 @@ from blockvault.model import (
 
 LAYERS_MAX = 16
 SIZE_MAX = 1 << 62
-Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=SIZE_MAX)]
 

@@ -20,9 +20,9 @@ from blockvault.model import Item, Point, PointRef, VaultKeys
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
 
-_POINT = re.compile(r"^points/([0-9a-f]{32})/(\d{10})$")
-_MARK = re.compile(r"^marks/([0-9a-f]{32})/(\d{10})/(\d{6})$")
-_ITEM = re.compile(r"^items/([0-9a-f]{32})/(\d{6})$")
+_POINT = re.compile(r"^points/([0-9a-f]{32})/(\d{10})\Z")
+_MARK = re.compile(r"^marks/([0-9a-f]{32})/(\d{10})/(\d{6})\Z")
+_ITEM = re.compile(r"^items/([0-9a-f]{32})/(\d{6})\Z")
 
 
 def point_object(ref: PointRef) -> str:
@@ -98,8 +98,13 @@ class Catalog:
         for name in sorted(names):
             try:
                 data = cached.get(name)
-                if data is None:
-                    data = fresh[name] = self._store.read(name)
+                if data is not None:
+                    try:
+                        bodies[name] = unseal_record(self._keys, kind, name, data)
+                        continue
+                    except BlockVaultError:
+                        pass  # LMDB's copy is bad; the object decides
+                data = fresh[name] = self._store.read(name)
                 bodies[name] = unseal_record(self._keys, kind, name, data)
             except NotFoundError:
                 continue
@@ -147,8 +152,8 @@ class Catalog:
             _, tag = unseal_record(self._keys, Kind.POINT, name, self._store.read(name))
         except (NotFoundError, CorruptionError):
             return False
-        marks = self._store.entries(f"marks/{ref.origin}/{ref.number:010d}")
-        return tag == digest and not marks
+        self.refresh()
+        return tag == digest and not self.is_void(ref)
 
     def commit_point(self, point: Point) -> bytes:
         """Create the point's record: the commit. Returns its digest.

@@ -67,12 +67,12 @@ class VaultFolder:
         """Path of the header file."""
         return os.path.join(self.path, HEADER)
 
-    def open_index(self) -> Index | None:
+    def open_index(self, now: datetime) -> Index | None:
         """The vault's LMDB store, or None where the folder cannot be written."""
         if not os.access(self.path, os.W_OK):
             return None
         try:
-            return Index(os.path.join(self.path, "lmdb"), folder_identity(self.header_path))
+            return Index(os.path.join(self.path, "lmdb"), folder_identity(self.header_path), now=now)
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
                 return None

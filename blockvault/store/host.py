@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -107,15 +108,17 @@ class HostState:
     def _write(self, record: HostRecord) -> None:
         replace_file(os.path.join(self.folder, "host.json"), msgspec.json.encode(record))
 
-    def bind(self, newest_in_vault: dict[str, int]) -> HostRecord:
+    def bind(self, list_newest: Callable[[], dict[str, int]]) -> HostRecord:
         """This host's record, made or begun anew where it does not match the vault folder.
 
         Args:
-            newest_in_vault: the highest number of a point record per origin, as listed in the vault.
+            list_newest: lists the vault: the highest number of a point record per origin. Asked under the lock, so that
+                a commit in between is not taken for a vault that was rolled back.
         """
         with self._state_lock():
             record = self._read()
             identity = folder_identity(self._header_path)
+            newest_in_vault = list_newest()
             if record is not None and record.vault_id == self.vault_id and record.identity == identity:
                 newest = newest_in_vault.get(record.origin, 0)
                 if newest >= record.newest_number:

@@ -10,8 +10,9 @@ Databases (LMDB 0.9 data format, full sync):
     segments    "<origin>/<seq>" -> b"" (index segments that are in `blocks`)
     records     object name -> the object's bytes (points, marks, items), sealed as they lie in the vault
 
-Invariants: one environment a process; writes are sorted, so that each touches as few pages as it can; the map grows
-when it is full; a committed transaction is durable before the call returns.
+Invariants: one environment a process, and one transaction at a time in it, because growing the map ends all others;
+writes are sorted, so that each touches as few pages as it can; the map grows when it is full; a committed transaction
+is durable before the call returns.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Any, TypeVar
 
 import lmdb
@@ -30,6 +33,7 @@ from blockvault.errors import DeviceError
 from blockvault.format.index import prefixes_of
 from blockvault.ids import PackName
 from blockvault.store.local import device_error
+from blockvault.store.locks import FileLock
 
 MAP_BYTES_START = 64 << 20
 _PLACE = struct.Struct(">II")
@@ -41,9 +45,17 @@ T = TypeVar("T")
 class Index:
     """One LMDB environment, opened for reading and writing."""
 
-    def __init__(self, folder: str, identity: str) -> None:
+    def __init__(self, folder: str, identity: str, *, now: datetime) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
         self.rebuilt = False
+        with FileLock(
+            f"{folder}.lock", kind="vault.locked", subject="the vault is being opened", now=now, wait_seconds=60
+        ):
+            self._open_checked(identity)
+
+    def _open_checked(self, identity: str) -> None:
+        """Under the lock: two processes that met a new or foreign index would else remove it under each other."""
         try:
             self._open()
             if self._get_identity() != identity.encode():
@@ -108,22 +120,25 @@ class Index:
         """Run `work` in one write transaction; if the map is full, grow it and run it again."""
         while True:
             try:
-                with self._environment.begin(write=True) as txn:
+                with self._lock, self._environment.begin(write=True) as txn:
                     return work(txn)
             except lmdb.MapFullError:
-                self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
+                with self._lock:
+                    self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
             except lmdb.MapResizedError:
-                self._environment.set_mapsize(0)
+                with self._lock:
+                    self._environment.set_mapsize(0)
             except lmdb.Error as error:
                 raise self._refused(error) from error
 
     def _read(self, work: Callable[[Any], T]) -> T:
         while True:
             try:
-                with self._environment.begin() as txn:
+                with self._lock, self._environment.begin() as txn:
                     return work(txn)
             except lmdb.MapResizedError:
-                self._environment.set_mapsize(0)
+                with self._lock:
+                    self._environment.set_mapsize(0)
             except lmdb.Error as error:
                 raise self._refused(error) from error
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blockvault.errors import BlockVaultError, CorruptionError, NotFoundError
+from blockvault.errors import BlockVaultError, CorruptionError, InternalError, NotFoundError
 from blockvault.format.envelope import (
     DIRECTORY_NUMBER,
     DIRECTORY_PLAIN_MAX,
@@ -70,7 +70,10 @@ class LayerWriter:
 
     def add_segment(self, cell: int, segment: Segment) -> None:
         """Say something of one cell."""
-        stored = self._sealer.seal(cell, pack_frame(encode_segment(segment)))
+        plain = encode_segment(segment)
+        if len(plain) > SEGMENT_PLAIN_MAX:
+            raise InternalError("vault.segment-too-large", f"the segment of cell {cell} has {len(plain)} bytes")
+        stored = self._sealer.seal(cell, pack_frame(plain))
         self._entries.append(
             (cell, 1, ENTRY_SEGMENT, self._object.size, len(stored), segment.piece_count, stored[-TAG_BYTES:])
         )

@@ -7,6 +7,7 @@ work builds on. A lease whose lock is free is dead, whatever it says; whoever me
 from __future__ import annotations
 
 import os
+import re
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -87,6 +88,8 @@ class Lease:
     def _remove_dead(self) -> None:
         """Remove leases whose holder is gone: their lock is free."""
         for entry in self._store.entries("leases"):
+            if not re.fullmatch(r"[0-9a-f]{32}", entry):
+                continue
             path = self._store.path(f"leases/{entry}")
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

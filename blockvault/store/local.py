@@ -19,7 +19,7 @@ from typing import Protocol
 from blockvault.errors import AlreadyExistsError, CorruptionError, DeviceError, InternalError, NotFoundError
 from blockvault.failpoints import reach
 
-_NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
+_NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*\Z")
 SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -116,7 +116,7 @@ class NewObject:
         self._temporary: str | None = None
         self.size = 0
         try:
-            folder = make_folders(store.root, os.path.dirname(name))
+            folder = store.folder(os.path.dirname(name))
             try:
                 self.fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
             except OSError as error:
@@ -182,6 +182,19 @@ class LocalStore:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._durable: set[str] = set()
+
+    def folder(self, relative: str) -> str:
+        """The path of a folder, made if missing, and durable: a folder that another process made may not be synced."""
+        path = make_folders(self.root, relative)
+        if relative not in self._durable:
+            above = os.path.dirname(relative)
+            while above:
+                sync_folder(os.path.join(self.root, above))
+                above = os.path.dirname(above)
+            sync_folder(self.root)
+            self._durable.add(relative)
+        return path
 
     def path(self, name: str) -> str:
         """Where an object lies. Raises `InternalError` for what is not an object's name."""
@@ -254,8 +267,8 @@ class LocalStore:
         """Last parts of the names directly under the folder `prefix`; none if it does not exist."""
         try:
             return os.listdir(self.path(prefix))
-        except FileNotFoundError:
-            return []
+        except (FileNotFoundError, NotADirectoryError):
+            return []  # a file that someone put among the folders is none of ours
         except OSError as error:
             raise device_error(error, f"listing {prefix} of the vault") from error
 

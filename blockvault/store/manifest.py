@@ -9,9 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +97,32 @@ class Manifest:
         self.layers: list[LayerReader] = []
         for ref in disk.layers:
             self.layers.append(LayerReader(store, keys, ref, disk.chunk_size))
+        self._check_covered()
+
+    def _check_covered(self) -> None:
+        """Every cell is stated by some layer; one that none states is damage, never a hole."""
+        covered = np.zeros(cell_count(self.chunk_count), dtype=np.bool_)
+        for layer in self.layers:
+            for cell, span in zip(layer.entries["cell"].tolist(), layer.entries["span"].tolist(), strict=True):
+                covered[cell : cell + span] = True
+        if not covered.all():
+            raise self._gap(int(np.flatnonzero(~covered)[0]))
+
+    def _gap(self, cell: int) -> CorruptionError:
+        name = self.layers[0].name if self.layers else "(none)"
+        return CorruptionError(
+            "vault.manifest-gap",
+            f"the manifest of disk '{self.disk.name}' says nothing of some chunks of cell {cell}",
+            why=f"its layers, the newest of which is {name}, do not cover the disk",
+            do="restore an older point; run `blockvault verify --all` to see which are whole",
+        )
+
+    def read_all(self) -> None:
+        """Read every segment of every layer. Raises `CorruptionError` for the first that is damaged."""
+        for layer in self.layers:
+            for entry in layer.entries:
+                if entry["kind"] == ENTRY_SEGMENT:
+                    layer.segment(entry)
 
     def cells_with_segments(self) -> list[int]:
         """Cells of which some layer says more than one fill; all others are one hole or one zero stretch."""
@@ -143,13 +167,7 @@ class Manifest:
             if not (kind[:count] == FillKind.UNSTATED).any():
                 break
         if (kind[:count] == FillKind.UNSTATED).any():
-            name = self.layers[0].name if self.layers else "(none)"
-            raise CorruptionError(
-                "vault.manifest-gap",
-                f"the manifest of disk '{self.disk.name}' says nothing of some chunks of cell {cell}",
-                why=f"its layers, the newest of which is {name}, do not cover the disk",
-                do="restore an older point; run `blockvault verify --all` to see which are whole",
-            )
+            raise self._gap(cell)
         return CellMap(cell, first, count, kind[:count], pack[:count], slot[:count], list(packs), used)
 
     def fill_of(self, cell: int) -> FillKind:
@@ -158,14 +176,7 @@ class Manifest:
             entry = layer.entry(cell)
             if entry is not None:
                 return FillKind.HOLE if entry["kind"] == ENTRY_HOLE else FillKind.ZERO
-        self.cell(cell)
-        return FillKind.HOLE
-
-    def entries(self) -> Iterator[tuple[LayerReader, Any]]:
-        """Every entry of every layer."""
-        for layer in self.layers:
-            for entry in layer.entries:
-                yield layer, entry
+        raise self._gap(cell)
 
     def close(self) -> None:
         """Give the layers' descriptors back."""

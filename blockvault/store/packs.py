@@ -47,7 +47,7 @@ PACK_BYTES = 48 << 20
 PACKS_FOLDER = "main/packs"
 TABLE_CACHE_BYTES = 32 << 20
 OPEN_PACKS_MAX = 64
-_GENERATION = re.compile(r"^([0-9a-f]{32})\.(\d+)-[0-9a-f]{8}$")
+_GENERATION = re.compile(r"^([0-9a-f]{32})\.(\d+)-[0-9a-f]{8}\Z")
 
 
 def pack_folder(pack: PackName) -> str:
@@ -278,6 +278,9 @@ class PackShelf:
                 last = error
                 continue
             with self._lock:
+                known = self._readers.get(pack)
+                if known is not None:
+                    return known  # another thread was first
                 self._readers[pack] = reader
                 self._bytes += reader.table.memory_bytes
                 while len(self._readers) > 1 and (
