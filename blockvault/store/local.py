@@ -264,9 +264,12 @@ class LocalStore:
         return os.path.exists(self.path(name))
 
     def entries(self, prefix: str) -> list[str]:
-        """Last parts of the names directly under the folder `prefix`; none if it does not exist."""
+        """Last parts of the names directly under the folder `prefix`; none if it does not exist.
+
+        What cannot be an object's name was put there by other programs (`.DS_Store`, `lost+found`) and is passed over.
+        """
         try:
-            return os.listdir(self.path(prefix))
+            return [entry for entry in os.listdir(self.path(prefix)) if _NAME.match(entry)]
         except (FileNotFoundError, NotADirectoryError):
             return []  # a file that someone put among the folders is none of ours
         except OSError as error:
