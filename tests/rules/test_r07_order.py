@@ -101,7 +101,7 @@ def traced(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Site, 
     image = site.root / "disk.img"
     image.write_bytes(noise(64 * CHUNK, 1))
     site.take(image)
-    write_at(image, 0, noise(48 * CHUNK, 2))
+    write_at(image, 0, noise(51 * CHUNK, 2))
     monkeypatch.setattr("blockvault.engine.packing.PACK_BYTES", 8 * CHUNK)
     monkeypatch.setattr("blockvault.engine.pipeline.BATCH_BYTES", 8 * CHUNK)
     with monkeypatch.context() as patch:
