@@ -43,7 +43,9 @@ from blockvault.kernel.reference_batches import (
 )
 from blockvault.kernel.reference_checks import (
     OFFSET_END,
+    SCAN_CHUNKS_MAX,
     check_array,
+    check_batch,
     check_chunk_size,
     check_descriptor,
     check_rows,
@@ -98,6 +100,7 @@ def scan(
         first_chunk >= 0 and chunk_count >= 0 and first_chunk + chunk_count <= -(-disk_size // chunk_size),
         f"chunks {first_chunk} to {first_chunk + chunk_count} are not all on a disk of {disk_size} bytes",
     )
+    require(chunk_count <= SCAN_CHUNKS_MAX, f"a scan may go over at most {SCAN_CHUNKS_MAX} chunks")
     if digests is not None:
         check_array("digests", digests, np.uint8, (chunk_count, DIGEST_BYTES))
     states = np.zeros(chunk_count, np.uint8)  # all HOLE
@@ -139,6 +142,7 @@ def identify(
     _check_identity(chunk_size, seed, id_key)
     require(disk_size < OFFSET_END, "disk_size must fit in 63 bits")
     check_array("chunks", chunks, np.uint64, (len(chunks),))
+    check_batch(len(chunks), chunk_size)
     check_array("fds", fds, np.int32, (len(chunks),))
     for fd in fds.tolist():
         check_descriptor(fd)
@@ -162,6 +166,7 @@ def identify_plain(
 ) -> PlainBatch:
     """The same as `identify` for bytes that are already in memory."""
     _check_identity(chunk_size, seed, id_key)
+    check_batch(1, len(plain))
     data = bytes(plain)
     require(len(data) % chunk_size == 0, f"{len(data)} bytes are not whole chunks of {chunk_size}")
     plains = [data[start : start + chunk_size] for start in range(0, len(data), chunk_size)]
@@ -328,6 +333,7 @@ def decode(
         check_descriptor(fd)
         require(key is None or len(key) == KEY_BYTES, f"the key of a pack must have {KEY_BYTES} bytes")
     count = len(pack_rows)
+    check_batch(count, chunk_size)
     pack_of = check_rows("pack_rows", pack_rows, len(packs))
     for name, array, dtype in (
         ("slots", slots, np.uint32),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 CHUNK_SIZE_MIN, CHUNK_SIZE_MAX = 16 << 10, 4 << 20
 OFFSET_END = 1 << 63
+BATCH_BYTES_MAX = 4 << 30
+SCAN_CHUNKS_MAX = 1 << 26
 
 
 def check_array(name: str, array: NDArray[Any], dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -40,6 +42,11 @@ def check_chunk_size(chunk_size: int) -> None:
         CHUNK_SIZE_MIN <= chunk_size <= CHUNK_SIZE_MAX and chunk_size.bit_count() == 1,
         f"chunk_size {chunk_size} is not a power of two from {CHUNK_SIZE_MIN} to {CHUNK_SIZE_MAX}",
     )
+
+
+def check_batch(count: int, chunk_size: int) -> None:
+    """Far more than is wise, and little enough that a wrong number is an error and not the end of memory."""
+    require(count * chunk_size <= BATCH_BYTES_MAX, f"a batch may hold at most {BATCH_BYTES_MAX} bytes")
 
 
 def check_descriptor(fd: int) -> None:

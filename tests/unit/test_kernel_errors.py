@@ -183,6 +183,7 @@ BAD_SCANS: dict[str, dict[str, Any]] = {
     "range beyond the disk": {"first_chunk": 1},
     "range wraps": {"first_chunk": 2**64 - 1},
     "disk too large": {"disk_size": 1 << 63},
+    "more chunks than memory": {"disk_size": 1 << 62, "chunk_count": 1 << 48},
     "digests too few": {"digests": np.zeros((1, 16), np.uint8)},
     "digests too narrow": {"digests": np.zeros((2, 8), np.uint8)},
     "digests of another type": {"digests": np.zeros((2, 16), np.int8)},
@@ -239,6 +240,7 @@ def test_batches_refuse_rows_that_they_do_not_have(kernel: Any, tmp_path: Path) 
             lambda: kernel.identify_plain(bytes(SIZE), chunk_size=SIZE, seed=0, id_key=b"short"),
             lambda: identify(kernel, file.fileno(), SIZE, id_key=bytes(31)),
             lambda: identify(kernel, -1, SIZE),
+            lambda: identify(kernel, file.fileno(), SIZE, [0] * ((4 << 30) // SIZE + 1)),
         ):
             raises("native.bad-argument", call)
     assert path.read_bytes() == b""

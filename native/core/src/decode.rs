@@ -76,7 +76,7 @@ pub fn decode(what: &Blocks<'_>, stop: &Stop<'_>) -> Result<(PlainBatch, Vec<u8>
         .map(|pack| pack.key.map(|key| Cipher::new(key, pack.associated)).transpose())
         .collect::<Result<Vec<_>>>()?;
 
-    let mut buffer = Buffer::take(count * what.chunk_size.bytes());
+    let mut buffer = Buffer::take(what.chunk_size.batch_bytes(count)?);
     let mut states = vec![ChunkState::Zero as u8; count];
     let mut status = vec![BlockStatus::Good as u8; count];
     let mut ids = vec![0; count * ID_BYTES];

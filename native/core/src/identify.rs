@@ -38,7 +38,7 @@ pub fn identify(
         return Err(Error::BadArgument("disk_size must fit in 63 bits".to_owned()));
     }
     let size = chunk_size.bytes();
-    let mut names = Names::new(how, chunk_size, chunks.len());
+    let mut names = Names::new(how, chunk_size, chunks.len())?;
     let mut read_bytes = 0;
     let mut row = 0;
     while row < chunks.len() {
@@ -78,7 +78,7 @@ pub fn identify_plain(plain: &[u8], chunk_size: ChunkSize, how: &Identity) -> Re
         )));
     }
     let count = plain.len() / chunk_size.bytes();
-    let mut names = Names::new(how, chunk_size, count);
+    let mut names = Names::new(how, chunk_size, count)?;
     names.buffer.copy_from_slice(plain);
     names.name(0, count);
     Ok(names.finish(0))
@@ -96,17 +96,17 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn new(how: &'a Identity, chunk_size: ChunkSize, count: usize) -> Self {
+    fn new(how: &'a Identity, chunk_size: ChunkSize, count: usize) -> Result<Self> {
         let id_bytes = if how.id_key.is_some() { ID_BYTES } else { 0 };
-        Self {
+        Ok(Self {
             how,
             chunk_size,
-            buffer: Buffer::take(count * chunk_size.bytes()),
+            buffer: Buffer::take(chunk_size.batch_bytes(count)?),
             states: Vec::with_capacity(count),
             digests: Vec::with_capacity(count * DIGEST_BYTES),
             ids: Vec::with_capacity(count * id_bytes),
             zero_id: OnceCell::new(),
-        }
+        })
     }
 
     /// Names rows `first..first + count`, the next ones in order.

@@ -18,7 +18,7 @@ use crate::hash::digest;
 use crate::pool::Buffer;
 use crate::source::{drop_cache, next_data, read_exactly};
 use crate::team::{self, Watch};
-use crate::types::{ChunkSize, ChunkState, DIGEST_BYTES, OFFSET_END};
+use crate::types::{ChunkSize, ChunkState, DIGEST_BYTES, OFFSET_END, SCAN_CHUNKS_MAX};
 use crate::zero::is_zero;
 
 const PIECE_BYTES: u64 = 16 << 20;
@@ -84,6 +84,9 @@ impl Scan<'_> {
                 u128::from(self.first_chunk) + self.chunk_count as u128,
                 self.disk_size
             ));
+        }
+        if self.chunk_count > SCAN_CHUNKS_MAX {
+            return bad(format!("a scan may go over at most {SCAN_CHUNKS_MAX} chunks"));
         }
         match self.digests {
             Some(digests) => check_length("digests", digests.len(), self.chunk_count * DIGEST_BYTES),

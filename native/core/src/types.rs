@@ -14,6 +14,12 @@ pub type Key = [u8; 32];
 /// The largest offset that the system calls take.
 pub const OFFSET_END: u64 = 1 << 63;
 
+/// The most bytes that one batch may hold, and the most chunks that one scan may go over: far more than is wise, and
+/// little enough that a wrong number is an error and not the end of the process for want of memory.
+const BATCH_BYTES_MAX: usize = 4 << 30;
+/// See `BATCH_BYTES_MAX`.
+pub(crate) const SCAN_CHUNKS_MAX: usize = 1 << 26;
+
 /// A chunk's size in bytes: a power of two from 16 KiB to 4 MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkSize(usize);
@@ -44,6 +50,14 @@ impl ChunkSize {
     /// As a step on a disk.
     pub fn step(self) -> u64 {
         self.0 as u64
+    }
+
+    /// How many bytes so many chunks take in memory.
+    pub fn batch_bytes(self, count: usize) -> Result<usize> {
+        count
+            .checked_mul(self.0)
+            .filter(|bytes| *bytes <= BATCH_BYTES_MAX)
+            .ok_or_else(|| Error::BadArgument(format!("a batch may hold at most {BATCH_BYTES_MAX} bytes")))
     }
 
     /// How many chunks a disk of that size has, the last one perhaps short.
