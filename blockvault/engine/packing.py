@@ -55,7 +55,6 @@ class PackFiller:
         self.made: list[str] = []  # objects made so far
         self.shared = False  # whether others may have learned of them
         self.stored_bytes = 0
-        self.own_slots: dict[PackName, int] = {}
 
     def pending(self, name: bytes) -> Place | None:
         """Where this transfer has put the full block of that id, if it has and no segment tells of it yet."""
@@ -75,7 +74,6 @@ class PackFiller:
         for row in np.flatnonzero(codecs != Codec.DELTA).tolist():
             self._pending[ids[row].tobytes()] = (writer.pack, first + row)
             self._feed.append((writer.pack, first + row, int(prefixes[row])))
-        self.own_slots[writer.pack] = writer.slot_count
         if writer.size >= PACK_BYTES or writer.slot_count >= PACK_SLOTS:
             self._seal()
         return writer.pack, first

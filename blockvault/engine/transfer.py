@@ -351,24 +351,18 @@ class Transfer:
                 problem = f"layer {ref.name.hex()} is no longer there"
             if ref.name.hex() in condemned:
                 problem = f"layer {ref.name.hex()} is condemned"
-        highest: dict[PackName, int] = {}
-        for builder in builders:
-            for segment in builder.segments.values():
-                last = segment.run_first_slot.astype(np.int64) + segment.run_count - 1
-                for packs, slots in ((segment.run_pack, last), (segment.base_pack, segment.base_slot)):
-                    for index in np.unique(packs).tolist():
-                        name = segment.packs[index]
-                        highest[name] = max(highest.get(name, -1), int(slots[packs == index].max()))
-        for pack, slot in highest.items():
+        for pack, slots in _needed_slots(builders).items():
             if pack.hex() in condemned:
                 problem = f"pack {pack.hex()} is condemned"
             try:
-                if not context.shelf.names(pack, refresh=pack not in self._packs.own_slots):
-                    problem = f"pack {pack.hex()} is no longer there"
-                elif context.shelf.reader(pack).table.slot_count <= slot:
-                    problem = f"pack {pack.hex()} has no slot {slot}"
+                table = context.shelf.newest_reader(pack).table
             except CorruptionError as error:
                 problem = error.message
+                continue
+            if table.slot_count <= int(slots.max()):
+                problem = f"pack {pack.hex()} has no slot {int(slots.max())}"
+            elif bool((table.codecs[slots] == Codec.EMPTY).any()):
+                problem = f"slots of pack {pack.hex()} were emptied"
         if problem:
             raise ConflictError(
                 "transfer.conflict",
@@ -409,6 +403,19 @@ class Transfer:
                 store.delete(name)
             except (BlockVaultError, OSError):
                 continue
+
+
+def _needed_slots(builders: list[LayerBuilder]) -> dict[PackName, NDArray[np.int64]]:
+    """Every (pack, slot) that the new layers refer to, as a block or as a base."""
+    found: dict[PackName, list[NDArray[np.int64]]] = {}
+    for builder in builders:
+        for segment in builder.segments.values():
+            run, slots, _, _ = segment.slots()
+            for packs, at in ((segment.run_pack[run], slots), (segment.base_pack, segment.base_slot)):
+                for index in np.unique(packs).tolist():
+                    needed = np.unique(at[packs == index]).astype(np.int64)
+                    found.setdefault(segment.packs[index], []).append(needed)
+    return {pack: np.unique(np.concatenate(parts)) for pack, parts in found.items()}
 
 
 def _weakest(sources: list[ChurnSource]) -> ChurnSource:

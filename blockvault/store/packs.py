@@ -300,6 +300,16 @@ class PackShelf:
             do="put it back from a copy of the vault, or run `blockvault verify` to see what it touches",
         )
 
+    def newest_reader(self, pack: PackName) -> PackReader:
+        """`reader`, but of what lies in the vault now: one that was opened before a newer generation came is let go."""
+        names = self.names(pack, refresh=True)
+        with self._lock:
+            reader = self._readers.get(pack)
+            if reader is not None and reader.name != next(iter(names), None):
+                del self._readers[pack]
+                self._bytes -= reader.table.memory_bytes
+        return self.reader(pack)
+
     def close(self) -> None:
         """Forget all readers."""
         with self._lock:
