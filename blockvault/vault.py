@@ -38,6 +38,7 @@ from blockvault.model import (
     PointInfo,
     RestoreResult,
     Secret,
+    SnapshotRequest,
     SnapshotResult,
     Tier,
     UsageReport,
@@ -279,20 +280,19 @@ class Vault:
             ConflictError: another process captures or transfers this item (`item.locked`).
             InvalidInputError: the request contradicts itself.
         """
-        return self._backup.snapshot(
-            targets,
+        request = SnapshotRequest(
+            targets=targets,
             name=name,
             keep=keep,
             snapshot_only=snapshot_only,
             full=full,
             consistency=consistency,
-            tags=tags,
+            tags=tags or {},
             comment=comment,
             retain_until=retain_until,
             level=level,
-            now=now,
-            monitor=monitor,
         )
+        return self._backup.snapshot(request, now=now, monitor=monitor)
 
     def plan_snapshot(
         self, targets: list[str], *, name: str | None = None, full: bool = False, monitor: Monitor | None = None

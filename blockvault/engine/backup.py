@@ -30,7 +30,6 @@ from blockvault.errors import (
     UnsupportedError,
 )
 from blockvault.format import records
-from blockvault.format.envelope import FORMAT_VERSION
 from blockvault.ids import ItemId
 from blockvault.image.reader import DiskReader
 from blockvault.image.source import ImageSource, SourceState
@@ -43,6 +42,7 @@ from blockvault.model import (
     PointRef,
     PointStatistics,
     SnapshotRecord,
+    SnapshotRequest,
     SnapshotResult,
     Tier,
 )
@@ -59,82 +59,79 @@ class Backup:
         self._session = session
         self._items = items
 
-    def snapshot(
-        self,
-        targets: list[str],
-        *,
-        name: str | None = None,
-        keep: bool = True,
-        snapshot_only: bool = False,
-        full: bool = False,
-        consistency: Consistency = Consistency.CRASH,
-        tags: dict[str, str] | None = None,
-        comment: str = "",
-        retain_until: datetime | None = None,
-        level: int = 1,
-        now: datetime | None = None,
-        monitor: Monitor | None = None,
-    ) -> SnapshotResult:
+    def snapshot(self, request: SnapshotRequest, *, now: datetime | None, monitor: Monitor | None) -> SnapshotResult:
         """See `Vault.snapshot`."""
         monitor = monitor or Monitor()
         begun = time.monotonic()
         moment = now or utc_now()
-        self._check_options(keep=keep, snapshot_only=snapshot_only, consistency=consistency, level=level)
-        self._writable()
-        item, is_new, note = self._items.find(targets, name, moment)
-        sources = [ImageSource.open(disk.path, item.chunk_size) for disk in item.disks]
+        self._check_request(request)
+        self._session.check_writable()
+        item, is_new, note = self._items.find(request.targets, request.name, moment)
+        sources = _open_sources(item)
+        record: SnapshotRecord | None = None
+        point: Point | None = None
         try:
             if is_new:
-                item = self._items.register(item)  # perhaps another process registered these disks meanwhile
+                found = self._items.register(item, request.name)
+                if (found.disks, found.chunk_size) != (item.disks, item.chunk_size):
+                    # Another process registered them meanwhile: the sources must be in the order of its disks.
+                    while sources:
+                        sources.pop().close()
+                    sources = _open_sources(found)
+                item = found
                 if note:
                     monitor.note(note)
             with self._item_lock(item, "capture"):
-                origin_newest = max(self._session.catalog.newest_numbers().values(), default=0)
-                number = self._session.host.allocate_number(origin_newest)
+                number = self._session.host.allocate_number(
+                    max(self._session.catalog.newest_numbers().values(), default=0)
+                )
+                blank = self._blank_point(item, number, moment, request)
                 before = [source.state() for source in sources]
-                record = None
-                reached = consistency
-                if keep and item.snapshot_days > 0:
-                    record = self._capture(
-                        item, number, sources, moment, consistency, tags or {}, comment, retain_until, monitor
-                    )
-                if record is not None:
-                    reached = record.consistency
-                elif snapshot_only:
-                    raise InvalidInputError(
-                        "snapshot.cannot-keep",
-                        "no snapshot can be kept, so there is nothing to do in phase 1",
-                        why=monitor.warnings[-1].message if monitor.warnings else "snapshots are off for this item",
-                        do="leave out --snapshot-only",
-                    )
-                elif consistency is not Consistency.NONE:
-                    for source in sources:
-                        source.check_no_writer()
+                if request.keep and item.snapshot_days > 0:
+                    record = self._capture(item, blank, sources, monitor)
+                if record is None:
+                    self._check_can_do_without(request, sources, monitor)
                 captured = time.monotonic()
                 if record is None:
                     # Without a snapshot the live image is the source: nobody else may capture meanwhile.
                     with self._item_lock(item, "transfer"):
-                        point = self._transfer_live(
-                            item, number, sources, before, moment, reached, tags or {}, comment, retain_until,
-                            full=full, level=level, monitor=monitor,
-                        )  # fmt: skip
-            point_made = None if record is not None else point
-            if record is not None and not snapshot_only:
-                point_made = self._transfer_record(record, full=full, level=level, monitor=monitor, wait=False)
+                        point = self._transfer_live(item, blank, sources, before, request, monitor)
+            if record is not None and not request.snapshot_only:
+                point = self._transfer_record(
+                    record, full=request.full, level=request.level, monitor=monitor, wait=False
+                )
         finally:
             for source in sources:
                 source.close()
+        self._expire_snapshots(moment)
         ended = time.monotonic()
+        reached = record.consistency if record is not None else request.consistency
         return self._result(
-            item, number, record, point_made, reached, monitor, begun, captured, ended, sum(s.size for s in sources)
+            item, number, record, point, reached, monitor, begun, captured, ended, sum(s.size for s in sources)
         )
 
-    def _check_options(self, *, keep: bool, snapshot_only: bool, consistency: Consistency, level: int) -> None:
+    @staticmethod
+    def _check_can_do_without(request: SnapshotRequest, sources: list[ImageSource], monitor: Monitor) -> None:
+        """Whether a point can be made of the live images, where no snapshot is kept."""
+        if request.snapshot_only:
+            raise InvalidInputError(
+                "snapshot.cannot-keep",
+                "no snapshot can be kept, so there is nothing to do in phase 1",
+                why=monitor.warnings[-1].message if monitor.warnings else "snapshots are off for this item",
+                do="leave out --snapshot-only",
+            )
+        if request.consistency is not Consistency.NONE:
+            for source in sources:
+                source.check_no_writer()
+
+    @staticmethod
+    def _check_request(request: SnapshotRequest) -> None:
+        level, consistency = request.level, request.consistency
         if not 1 <= level <= 19:
             raise InvalidInputError(
                 "snapshot.level", f"there is no compression level {level}", why="levels are 1 to 19"
             )
-        if snapshot_only and not keep:
+        if request.snapshot_only and not request.keep:
             raise InvalidInputError(
                 "snapshot.contradiction",
                 "--snapshot-only and --no-keep contradict each other",
@@ -147,40 +144,13 @@ class Backup:
                 do="freeze the guest yourself and use --consistency crash",
             )
 
-    def _writable(self) -> None:
-        if self._session.min_writer > FORMAT_VERSION:
-            raise UnsupportedError(
-                "vault.newer-format",
-                f"the vault '{self._session.name}' may only be written by version {self._session.min_writer} or newer",
-                why=f"this BlockVault writes version {FORMAT_VERSION}; reading works",
-                do="use a newer BlockVault for this vault",
-            )
-        if self._session.index is None:
-            raise DeviceError(
-                "vault.read-only",
-                f"the vault at {self._session.path} cannot be written",
-                why="the folder or its file system is read-only for this user",
-                do="check the rights on the folder; restore and verify work as it is",
-            )
-
     def _item_lock(self, item: Item, phase: str) -> FileLock:
         verb = {"capture": "captured", "transfer": "transferred"}[phase]
         return self._session.host.lock(
             f"item-{item.id}.{phase}", kind="item.locked", subject=f"item '{item.name}' is being {verb}"
         )
 
-    def _capture(
-        self,
-        item: Item,
-        number: int,
-        sources: list[ImageSource],
-        now: datetime,
-        consistency: Consistency,
-        tags: dict[str, str],
-        comment: str,
-        retain_until: datetime | None,
-        monitor: Monitor,
-    ) -> SnapshotRecord | None:
+    def _capture(self, item: Item, blank: Point, sources: list[ImageSource], monitor: Monitor) -> SnapshotRecord | None:
         """Phase 1. None, with a warning, where no snapshot can be kept: the point then goes to the vault only."""
         place = self._session.tier.place(
             item, sources, os.path.join(self._session.state_dir, "snapshots"), folder=item.snapshot_dir
@@ -192,15 +162,15 @@ class Backup:
         try:
             capture = self._session.tier.capture(
                 item,
-                number,
+                blank.number,
                 sources,
                 place,
-                now=now,
-                keep_until=now + timedelta(days=item.snapshot_days),
-                consistency=consistency,
-                tags=tags,
-                comment=comment,
-                retain_until=retain_until,
+                now=blank.taken,
+                keep_until=blank.taken + timedelta(days=item.snapshot_days),
+                consistency=blank.consistency,
+                tags=blank.tags,
+                comment=blank.comment,
+                retain_until=blank.retain_until,
                 seed=self._session.keys.digest_seed,
                 digests_dir=self._digests_of(item.id),
                 monitor=monitor,
@@ -219,21 +189,14 @@ class Backup:
     def _transfer_live(
         self,
         item: Item,
-        number: int,
+        blank: Point,
         sources: list[ImageSource],
         before: list[SourceState],
-        now: datetime,
-        consistency: Consistency,
-        tags: dict[str, str],
-        comment: str,
-        retain_until: datetime | None,
-        *,
-        full: bool,
-        level: int,
+        request: SnapshotRequest,
         monitor: Monitor,
     ) -> Point:
         def unchanged() -> None:
-            if consistency is Consistency.NONE:
+            if request.consistency is Consistency.NONE:
                 return
             for source, state in zip(sources, before, strict=True):
                 source.check_unchanged(state)
@@ -241,14 +204,14 @@ class Backup:
         readers: list[tuple[str, str, DiskReader]] = [
             (disk.name, disk.path, source) for disk, source in zip(item.disks, sources, strict=True)
         ]
-        blank = self._blank_point(item.id, item.name, number, now, consistency, tags, comment, retain_until)
-        return self._run_transfer(blank, readers, item.chunk_size, unchanged, full=full, level=level, monitor=monitor)
+        return self._run_transfer(
+            blank, readers, item.chunk_size, unchanged, full=request.full, level=request.level, monitor=monitor
+        )
 
     def _transfer_record(
         self, record: SnapshotRecord, *, full: bool, level: int, monitor: Monitor, wait: bool
     ) -> Point | None:
         """Phase 2 of a snapshot. None, with a warning, when another transfer of the item runs: it is skipped."""
-        item = self._session.catalog.item(record.item_id)
         lock = self._session.host.lock(
             f"item-{record.item_id}.transfer",
             kind="item.locked",
@@ -273,10 +236,7 @@ class Backup:
                         record, disk.name, digests_dir=self._digests_of(record.item_id)
                     )
                     readers.append((disk.name, disk.path, reader))
-                blank = self._blank_point(
-                    record.item_id, item.name if item else record.item_name, record.number, record.taken,
-                    record.consistency, record.tags, record.comment, record.retain_until,
-                )  # fmt: skip
+                blank = self._blank_of(record)
                 point = self._run_transfer(
                     blank, readers, record.chunk_size, lambda: None, full=full, level=level, monitor=monitor
                 )
@@ -287,55 +247,62 @@ class Backup:
                 self._session.tier.mark_transferred(record)
             except NotFoundError:
                 pass  # its days were over meanwhile; the point is in the vault
-            self._expire_snapshots(record)
             return point
         finally:
             lock.__exit__(None, None, None)
 
-    def _expire_snapshots(self, newest: SnapshotRecord) -> None:
+    def _expire_snapshots(self, now: datetime) -> None:
         """Remove snapshots whose days are over.
 
-        That of the newest transferred point stays until the next transfer (R11). One that was never transferred goes
+        That of an item's newest vault point stays until the next transfer (R11). One that was never transferred goes
         only when a newer point of its item is in the vault: before that it may be all there is.
         """
-        keep = {newest.number}
-        records_by_item: dict[ItemId, list[SnapshotRecord]] = {}
-        for record in self._session.tier.records():
-            records_by_item.setdefault(record.item_id, []).append(record)
-        for held in records_by_item.values():
-            newest_transferred = max((record.number for record in held if record.transferred), default=0)
-            keep.add(newest_transferred)
-            keep.update(
-                record.number for record in held if not record.transferred and record.number > newest_transferred
-            )
-        self._session.tier.expire(max(newest.taken, utc_now()), keep_numbers=keep)
+        newest: dict[ItemId, int] = {}
+        for point in self._session.catalog.points():
+            if point.ref.origin == self._session.origin:
+                newest[point.item_id] = max(newest.get(point.item_id, 0), point.number)
+        keep = {
+            record.number for record in self._session.tier.records() if record.number >= newest.get(record.item_id, 0)
+        }
+        self._session.tier.expire(max(now, utc_now()), keep_numbers=keep)
 
-    def _blank_point(
-        self,
-        item_id: ItemId,
-        item_name: str,
-        number: int,
-        taken: datetime,
-        consistency: Consistency,
-        tags: dict[str, str],
-        comment: str,
-        retain_until: datetime | None,
-    ) -> Point:
+    def _blank_point(self, item: Item, number: int, taken: datetime, request: SnapshotRequest) -> Point:
+        """The point as far as it is known before anything was read."""
         return Point(
             ref=PointRef(self._session.origin, number),
             id=point_id(self._session.keys.vault_id, self._session.origin, number),
-            item_id=item_id,
-            item_name=item_name,
+            item_id=item.id,
+            item_name=item.name,
             taken=taken,
-            committed=utc_now(),
-            consistency=consistency,
+            committed=taken,
+            consistency=request.consistency,
             churn_source=ChurnSource.INITIAL,
             audit="",
             disks=(),
             statistics=PointStatistics(),
-            tags=tags,
-            comment=comment,
-            retain_until=retain_until,
+            tags=request.tags,
+            comment=request.comment,
+            retain_until=request.retain_until,
+        )
+
+    def _blank_of(self, record: SnapshotRecord) -> Point:
+        """The point that a snapshot becomes."""
+        item = self._session.catalog.item(record.item_id)
+        return Point(
+            ref=PointRef(self._session.origin, record.number),
+            id=point_id(self._session.keys.vault_id, self._session.origin, record.number),
+            item_id=record.item_id,
+            item_name=item.name if item else record.item_name,
+            taken=record.taken,
+            committed=record.taken,
+            consistency=record.consistency,
+            churn_source=ChurnSource.INITIAL,
+            audit="",
+            disks=(),
+            statistics=PointStatistics(),
+            tags=record.tags,
+            comment=record.comment,
+            retain_until=record.retain_until,
         )
 
     def _parent_of(self, item_id: str) -> Point | None:
@@ -390,7 +357,7 @@ class Backup:
         level: int,
         monitor: Monitor,
     ) -> Point:
-        self._writable()
+        self._session.check_writable()
         self._session.catalog.refresh()
         parent = self._parent_of(blank.item_id)
         inputs = self._inputs(parent, blank.item_id, readers, chunk_size, full=full)
@@ -558,3 +525,16 @@ class Backup:
                 )
             )
         return results
+
+
+def _open_sources(item: Item) -> list[ImageSource]:
+    """One open image a disk, in the order of the item's disks."""
+    sources: list[ImageSource] = []
+    try:
+        for disk in item.disks:
+            sources.append(ImageSource.open(disk.path, item.chunk_size))
+    except BaseException:
+        for source in sources:
+            source.close()
+        raise
+    return sources

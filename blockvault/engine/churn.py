@@ -180,7 +180,7 @@ class ChurnFinder:
         if not len(candidates) and not cleared.any():
             return None
         parent = self._parent_cell(cell) if len(candidates) else None
-        if parent is None and len(candidates) and must_state:
+        if self.manifest is not None and parent is None and len(candidates) and must_state:
             # The parent says nothing readable of this cell: state all of it again.
             return self._list_cell(cell, first, count, list(self.reader.data_runs(first, count)), must_state=0)
         return CellChurn(cell, first, count, candidates, fills, after, parent, must_state)

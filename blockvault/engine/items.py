@@ -58,6 +58,7 @@ class Items:
             comment: free text.
             disks: new paths of disks, by name (an image that was moved).
         """
+        self._session.check_writable()
         with self._lock():
             self._session.catalog.refresh()
             item = self.get(name)
@@ -119,15 +120,10 @@ class Items:
         if name is not None:
             check_item_name(name)
         for item in items:
-            if {disk.path for disk in item.disks} == set(paths) and name in (None, item.name):
+            if _paths(item) == set(paths) and name in (None, item.name):
                 return item, False, None
             if name == item.name:
-                raise InvalidInputError(
-                    "item.other-disks",
-                    f"item '{name}' has other disks than those named",
-                    why=", ".join(f"{disk.name}: {disk.path}" for disk in item.disks),
-                    do="choose another --name, or tell it where its disks are now with `blockvault item set`",
-                )
+                raise _other_disks(item)
         stem = os.path.splitext(os.path.basename(paths[0]))[0]
         chosen = name or self._free_name(name_from_stem(stem), items)
         note = None
@@ -155,16 +151,23 @@ class Items:
             number += 1
         return name
 
-    def register(self, item: Item) -> Item:
-        """Write a new item's record; another process may have taken the name meanwhile."""
-        with self._session.host.lock(
-            "items", kind="host.locked", subject="items are being registered", wait_seconds=30
-        ):
+    def register(self, item: Item, name: str | None) -> Item:
+        """Write a new item's record, or find the one that another process wrote meanwhile.
+
+        Args:
+            item: as `find` made it.
+            name: what was asked for; None: the item's name is a proposal, and gives way to one that is taken.
+        """
+        with self._lock():
             self._session.catalog.refresh()
-            for other in self._session.catalog.items():
-                if {disk.path for disk in other.disks} == {disk.path for disk in item.disks}:
+            items = self._session.catalog.items()
+            for other in items:
+                if _paths(other) == _paths(item) and name in (None, other.name):
                     return other
-            item = replace(item, name=self._free_name(item.name, self._session.catalog.items()))
+                if other.name == name:
+                    raise _other_disks(other)
+            if name is None:
+                item = replace(item, name=self._free_name(item.name, items))
             self._session.catalog.put_item(item)
             return item
 
@@ -173,3 +176,16 @@ class Items:
         return self._session.host.lock(
             "items", kind="host.locked", subject="items are being registered", wait_seconds=30
         )
+
+
+def _paths(item: Item) -> set[str]:
+    return {disk.path for disk in item.disks}
+
+
+def _other_disks(item: Item) -> InvalidInputError:
+    return InvalidInputError(
+        "item.other-disks",
+        f"item '{item.name}' has other disks than those named",
+        why=", ".join(f"{disk.name}: {disk.path}" for disk in item.disks),
+        do="choose another --name, or tell it where its disks are now with `blockvault item set`",
+    )

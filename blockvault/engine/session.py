@@ -11,13 +11,20 @@ import threading
 from datetime import datetime
 
 from blockvault.clock import to_text
-from blockvault.errors import BlockVaultError, ConflictError, CorruptionError, NotFoundError
+from blockvault.errors import (
+    BlockVaultError,
+    ConflictError,
+    CorruptionError,
+    DeviceError,
+    NotFoundError,
+    UnsupportedError,
+)
 from blockvault.format import records
-from blockvault.format.envelope import Kind, seal_record, unseal_record
+from blockvault.format.envelope import FORMAT_VERSION, Kind, seal_record, unseal_record
 from blockvault.format.index import decode_index
 from blockvault.ids import OriginId
 from blockvault.snapshots.tier import SnapshotTier
-from blockvault.store.catalog import Catalog
+from blockvault.store.catalog import Catalog, record_names
 from blockvault.store.folder import VaultFolder
 from blockvault.store.host import HostState
 from blockvault.store.index import Index
@@ -87,17 +94,32 @@ class Session:
         """Take in index segments of other processes and hosts; all of them, if the index was lost."""
         assert self.index is not None
         seen = self.index.segments()
-        for origin in self.store.entries("main/index"):
-            for entry in sorted(self.store.entries(f"main/index/{origin}")):
-                key = f"{origin}/{entry}"
-                if key in seen:
-                    continue
-                name = f"main/index/{key}"
-                try:
-                    body, _ = unseal_record(self.keys, Kind.INDEX, name, self.store.read(name))
-                    self.index.add_blocks(*decode_index(name, body), key)
-                except (CorruptionError, NotFoundError):
-                    continue  # costs dedup only; `verify` names it
+        for name in record_names(self.store, Kind.INDEX):
+            key = name.removeprefix("main/index/")
+            if key in seen:
+                continue
+            try:
+                body, _ = unseal_record(self.keys, Kind.INDEX, name, self.store.read(name))
+                self.index.add_blocks(*decode_index(name, body), key)
+            except (CorruptionError, NotFoundError):
+                continue  # costs dedup only; `verify` names it
+
+    def check_writable(self) -> None:
+        """Raises `UnsupportedError` or `DeviceError` if this program may not, or cannot, write to the vault."""
+        if self.min_writer > FORMAT_VERSION:
+            raise UnsupportedError(
+                "vault.newer-format",
+                f"the vault '{self.name}' may only be written by version {self.min_writer} or newer",
+                why=f"this BlockVault writes version {FORMAT_VERSION}; reading works",
+                do="use a newer BlockVault for this vault",
+            )
+        if self.index is None:
+            raise DeviceError(
+                "vault.read-only",
+                f"the vault at {self.path} cannot be written",
+                why="the folder or its file system is read-only for this user",
+                do="check the rights on the folder; restore and verify work as it is",
+            )
 
     def label(self, origin: OriginId) -> str:
         """What a writing host calls itself; its id's beginning if its record cannot be read."""

@@ -24,7 +24,7 @@ from blockvault.ids import PackName
 from blockvault.model import BlockDamage, Codec, FillKind, Point, PointDisk, TouchedRange, VaultKeys
 from blockvault.model.geometry import CELL_CHUNKS
 from blockvault.monitor import Monitor
-from blockvault.store.catalog import Catalog, point_object
+from blockvault.store.catalog import Catalog, point_object, record_names
 from blockvault.store.local import LocalStore
 from blockvault.store.manifest import CellMap, Manifest
 from blockvault.store.packs import PackShelf
@@ -88,31 +88,17 @@ class Verifier:
     def _check_records(self) -> None:
         for damage in self.catalog.damage.values():
             self._note(damage.name, None, damage.reason, [])
-        for top, kind in (
-            ("marks", Kind.MARK),
-            ("items", Kind.ITEM),
-            ("origins", Kind.ORIGIN),
-            ("config", Kind.CONFIG),
-        ):
-            for name in self._objects(top):
+        for kind in (Kind.CONFIG, Kind.ORIGIN, Kind.ITEM, Kind.MARK, Kind.INDEX):
+            for name in record_names(self.store, kind):
                 try:
-                    unseal_record(self.keys, kind, name, self.store.read(name))
+                    body, _ = unseal_record(self.keys, kind, name, self.store.read(name))
+                    if kind is Kind.INDEX:
+                        decode_index(name, body)
                 except BlockVaultError as error:
-                    self._note(name, None, error.why or error.message, [])
-        for origin in self.store.entries("main/index"):
-            for entry in self.store.entries(f"main/index/{origin}"):
-                name = f"main/index/{origin}/{entry}"
-                try:
-                    body, _ = unseal_record(self.keys, Kind.INDEX, name, self.store.read(name))
-                    decode_index(name, body)
-                except BlockVaultError as error:
-                    self._note(name, None, f"{error.why or error.message} (serves dedup only: no point needs it)", [])
-
-    def _objects(self, folder: str) -> Iterator[str]:
-        """Objects under a folder as they lie in the vault, at any depth."""
-        for entry in self.store.entries(folder):
-            below = list(self._objects(f"{folder}/{entry}"))
-            yield from below or [f"{folder}/{entry}"]
+                    reason = error.why or error.message
+                    if kind is Kind.INDEX:
+                        reason += " (serves dedup only: no point needs it)"
+                    self._note(name, None, reason, [])
 
     def _check_point_record(self, label: str, point: Point) -> None:
         """The record as it lies in the vault, not as the catalog remembers it.

@@ -3,6 +3,7 @@
 from blockvault.model.enums import ChunkState, ChurnSource, Codec, Consistency, FillKind, Tier
 from blockvault.model.item import DiskSpec, Item
 from blockvault.model.point import LayerRef, Point, PointDisk, PointRef, PointStatistics
+from blockvault.model.request import SnapshotRequest
 from blockvault.model.results import (
     BlockDamage,
     DiffExtent,
@@ -42,6 +43,7 @@ __all__ = [
     "SnapshotDisk",
     "SnapshotKind",
     "SnapshotRecord",
+    "SnapshotRequest",
     "SnapshotResult",
     "Tier",
     "TouchedRange",

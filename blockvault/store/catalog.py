@@ -15,14 +15,29 @@ from blockvault.errors import AlreadyExistsError, BlockVaultError, CorruptionErr
 from blockvault.failpoints import reach
 from blockvault.format import records
 from blockvault.format.envelope import Kind, seal_record, unseal_record, write_id_of
-from blockvault.ids import random_name
+from blockvault.ids import OriginId, random_name
 from blockvault.model import Item, Point, PointRef, VaultKeys
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
 
-_POINT = re.compile(r"^points/([0-9a-f]{32})/(\d{10})\Z")
-_MARK = re.compile(r"^marks/([0-9a-f]{32})/(\d{10})/(\d{6})\Z")
-_ITEM = re.compile(r"^items/([0-9a-f]{32})/(\d{6})\Z")
+_HEX = "[0-9a-f]{32}"
+_NAMES: dict[Kind, tuple[str, ...]] = {
+    Kind.CONFIG: ("config", "[0-9]{6}"),
+    Kind.ORIGIN: ("origins", _HEX),
+    Kind.ITEM: ("items", _HEX, "[0-9]{6}"),
+    Kind.POINT: ("points", _HEX, "[0-9]{10}"),
+    Kind.MARK: ("marks", _HEX, "[0-9]{10}", "[0-9]{6}"),
+    Kind.INDEX: ("main/index", _HEX, "[0-9]{10}"),
+}
+
+
+def record_names(store: LocalStore, kind: Kind) -> list[str]:
+    """The names of all records of a kind, in order. What fits no name of the format is not part of the vault."""
+    folder, *parts = _NAMES[kind]
+    names = [folder]
+    for part in parts:
+        names = [f"{name}/{entry}" for name in names for entry in store.entries(name) if re.fullmatch(part, entry)]
+    return sorted(names)
 
 
 def point_object(ref: PointRef) -> str:
@@ -55,7 +70,7 @@ class Catalog:
         """Bring everything up to the objects."""
         self.damage.clear()
         self._points = {}
-        for name, (body, tag) in self._bodies("points", Kind.POINT, self._names("points", _POINT)).items():
+        for name, (body, tag) in self._bodies("points", Kind.POINT).items():
             try:
                 point = records.point_from_body(name, records.decode(name, body, records.PointBody), tag)
                 if point_object(point.ref) != name:
@@ -64,38 +79,27 @@ class Catalog:
             except CorruptionError as error:
                 self.damage[name] = DamagedRecord(name, error.why or error.message)
         self._marks = {}
-        for name, (body, _) in sorted(self._bodies("marks", Kind.MARK, self._names("marks", _MARK)).items()):
-            match = _MARK.match(name)
-            assert match is not None
+        for name, (body, _) in sorted(self._bodies("marks", Kind.MARK).items()):
+            _, origin, number, _ = name.split("/")
             try:
                 mark = records.decode(name, body, records.MarkBody)
-                self._marks.setdefault(PointRef(match[1], int(match[2])), []).append(mark)  # type: ignore[arg-type]
+                self._marks.setdefault(PointRef(OriginId(origin), int(number)), []).append(mark)
             except CorruptionError as error:
                 self.damage[name] = DamagedRecord(name, error.why or error.message)
         self._items = {}
-        for name, (body, _) in sorted(self._bodies("items", Kind.ITEM, self._names("items", _ITEM)).items()):
+        for name, (body, _) in sorted(self._bodies("items", Kind.ITEM).items()):
             try:
                 item = records.item_from_body(name, records.decode(name, body, records.ItemBody))
                 self._items[item.id] = item  # later revisions replace earlier ones
             except CorruptionError as error:
                 self.damage[name] = DamagedRecord(name, error.why or error.message)
 
-    def _names(self, top: str, pattern: re.Pattern[str]) -> set[str]:
-        names: set[str] = set()
-        for first in self._store.entries(top):
-            for second in self._store.entries(f"{top}/{first}"):
-                name = f"{top}/{first}/{second}"
-                if top == "marks":
-                    names.update(f"{name}/{third}" for third in self._store.entries(name))
-                else:
-                    names.add(name)
-        return {name for name in names if pattern.match(name)}
-
-    def _bodies(self, top: str, kind: Kind, names: set[str]) -> dict[str, tuple[bytes, bytes]]:
+    def _bodies(self, top: str, kind: Kind) -> dict[str, tuple[bytes, bytes]]:
+        names = record_names(self._store, kind)
         cached = self._index.records(top) if self._index else {}
         fresh: dict[str, bytes] = {}
         bodies: dict[str, tuple[bytes, bytes]] = {}
-        for name in sorted(names):
+        for name in names:
             try:
                 data = cached.get(name)
                 if data is not None:
@@ -112,7 +116,7 @@ class Catalog:
                 fresh.pop(name, None)
                 self.damage[name] = DamagedRecord(name, error.why or error.message)
         if self._index:
-            self._index.change_records(fresh.items(), cached.keys() - names)
+            self._index.change_records(fresh.items(), cached.keys() - set(names))
         return bodies
 
     def points(self) -> list[Point]:

@@ -68,8 +68,8 @@ class VaultFolder:
         return os.path.join(self.path, HEADER)
 
     def open_index(self, now: datetime) -> Index | None:
-        """The vault's LMDB store, or None where the folder cannot be written."""
-        if not os.access(self.path, os.W_OK):
+        """The vault's LMDB store, or None where the folder cannot be written, or not by this version."""
+        if self.config.min_writer > FORMAT_VERSION or not os.access(self.path, os.W_OK):
             return None
         try:
             return Index(os.path.join(self.path, "lmdb"), folder_identity(self.header_path), now=now)

@@ -1,0 +1,24 @@
+"""What a user asks of `snapshot`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from blockvault.model.enums import Consistency
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """The words of one `snapshot`; `Vault.snapshot` explains each."""
+
+    targets: list[str]
+    name: str | None = None
+    keep: bool = True
+    snapshot_only: bool = False
+    full: bool = False
+    consistency: Consistency = Consistency.CRASH
+    tags: dict[str, str] = field(default_factory=dict)
+    comment: str = ""
+    retain_until: datetime | None = None
+    level: int = 1
