@@ -47,6 +47,7 @@ from blockvault.model import (
     Tier,
 )
 from blockvault.monitor import Monitor
+from blockvault.store.catalog import point_object
 from blockvault.store.digests import DigestState
 from blockvault.store.leases import Lease
 from blockvault.store.locks import FileLock
@@ -305,16 +306,27 @@ class Backup:
             retain_until=record.retain_until,
         )
 
-    def _parent_of(self, item_id: str) -> Point | None:
+    def _parent_of(self, item_id: str, monitor: Monitor) -> Point | None:
         """The point last committed for the item: of this host if there is one, else the newest of any.
 
-        Any point would do for correctness; the one committed last is the one that the digest state speaks of.
+        Any point would do for correctness; the one committed last is the one that the digest state speaks of. One whose
+        record does not stand in the vault as the catalog knows it is no parent, and that is told.
         """
         points = [point for point in self._session.catalog.points() if point.item_id == item_id]
         own = [point for point in points if point.ref.origin == self._session.origin]
         if own:
-            return max(own, key=lambda point: (point.committed, point.ref.number))
-        return max(points, key=lambda point: (point.taken, point.ref.number), default=None)
+            points = sorted(own, key=lambda point: (point.committed, point.ref.number), reverse=True)
+        else:
+            points.sort(key=lambda point: (point.taken, point.ref.number), reverse=True)
+        for point in points:
+            if self._session.catalog.stands(point.ref, point.digest):
+                return point
+            monitor.warn(
+                "vault.object-damaged",
+                f"the record of point {point.number}, {point_object(point.ref)}, is damaged: churn is computed against "
+                "an older point",
+            )
+        return None
 
     def _inputs(
         self,
@@ -359,7 +371,7 @@ class Backup:
     ) -> Point:
         self._session.check_writable()
         self._session.catalog.refresh()
-        parent = self._parent_of(blank.item_id)
+        parent = self._parent_of(blank.item_id, monitor)
         inputs = self._inputs(parent, blank.item_id, readers, chunk_size, full=full)
         if parent is not None:
             used = any(disk.parent is not None for disk in inputs)
@@ -446,7 +458,7 @@ class Backup:
         """What `snapshot` would read and find changed, read from the live image; nothing is written."""
         monitor = monitor or Monitor()
         item, is_new, _ = self._items.find(targets, name, utc_now())
-        parent = None if is_new else self._parent_of(item.id)
+        parent = None if is_new else self._parent_of(item.id, monitor)
         changed = 0
         size = 0
         source_kind = ChurnSource.INITIAL

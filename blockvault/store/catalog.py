@@ -151,13 +151,17 @@ class Catalog:
 
     def check_parent(self, ref: PointRef, digest: bytes) -> bool:
         """Whether a point's record is still there, the same, and not void (R8)."""
+        self.refresh()
+        return self.stands(ref, digest) and not self.is_void(ref)
+
+    def stands(self, ref: PointRef, digest: bytes) -> bool:
+        """Whether a point's record lies in the vault whole and the same, whatever LMDB remembers of it."""
         name = point_object(ref)
         try:
             _, tag = unseal_record(self._keys, Kind.POINT, name, self._store.read(name))
         except (NotFoundError, CorruptionError):
             return False
-        self.refresh()
-        return tag == digest and not self.is_void(ref)
+        return tag == digest
 
     def commit_point(self, point: Point) -> bytes:
         """Create the point's record: the commit. Returns its digest.

@@ -145,6 +145,7 @@ def own_pack_condemned(scene: Scene) -> None:
 
 LOSSES = [
     parent_deleted,
+    parent_is_another_record,
     parent_void,
     layer_deleted,
     oldest_layer_deleted,
