@@ -276,3 +276,62 @@ def test_two_captures_of_one_item_at_once(program: Program, make_disk: Callable[
     refused = third if third.code == 11 else second
     assert refused.kind.endswith(".locked")
     program.run("snapshot", disk, code=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault", "code", "kind"),
+    [
+        (("snapshot", "disk.img", "--no-keep"), "store.write:enospc", 14, "store.no-space"),
+        (("snapshot", "disk.img", "--no-keep"), "transfer.commit:enospc", 14, None),
+        (("snapshot", "disk.img", "--no-keep"), "store.sync:eio", 1, None),
+        (
+            ("restore", "--point", "1", "--from", "vault", "-o", "back.img"),
+            "restore.write:enospc",
+            14,
+            None,
+        ),
+        (("restore", "--point", "1", "--from", "vault", "-o", "back.img"), "target.sync:eio", 1, None),
+    ],
+)
+def test_a_full_or_failing_disk_ends_the_job_and_the_next_run_works(
+    ready: Program, disk: Path, words: tuple[str, ...], fault: str, code: int, kind: str | None
+) -> None:
+    with disk.open("r+b") as file:
+        file.write(os.urandom(1 << 20))
+    before = sorted(os.listdir(ready.folder))
+    ended = ready.run(*words, env={"BLOCKVAULT_FAILPOINT": fault})
+    assert ended.code == code, ended.err
+    assert kind in (None, ended.kind)
+    assert "Traceback" not in ended.err
+    assert ended.kind != "internal.unexpected"
+    assert sorted(os.listdir(ready.folder)) == before
+    assert len(ready.run("points", "--json", code=0).document["points"]) == 1
+    ready.run("verify", code=0)
+    ready.run(*words, code=0)
+
+
+def test_a_snapshot_that_finds_no_room_still_makes_the_vault_point(ready: Program, disk: Path) -> None:
+    with disk.open("r+b") as file:
+        file.write(os.urandom(1 << 20))
+    ended = ready.run("snapshot", disk, "--json", env={"BLOCKVAULT_FAILPOINT": "snapshot.raw.writing:enospc"})
+    if ended.code == 0:
+        pytest.skip("the file system under the test can reflink: nothing is copied")
+    assert ended.code == 3, ended.err
+    assert ended.document["job_state"] == "completed-with-warning"
+    assert ended.document["tier"] == "vault"
+    assert any(line["message_type"] == "warning" for line in ended.documents)
+    ready.run("restore", "--point", "2", "-o", "back.img", code=0)
+    assert (ready.folder / "back.img").read_bytes() == disk.read_bytes()
+    ready.run("snapshot", disk, code=0)
+
+
+@pytest.mark.root
+def test_a_target_on_a_full_file_system_is_named_and_nothing_is_left(
+    ready: Program, mounted: Callable[[str, int], Path]
+) -> None:
+    small = mounted("ext4", 8 << 20)
+    before = sorted(os.listdir(small))
+    ended = ready.run("restore", "--point", "1", "-o", small / "back.img")
+    assert ended.code == 14, ended.err
+    assert ended.kind == "target.no-space"
+    assert sorted(os.listdir(small)) == before
