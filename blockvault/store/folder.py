@@ -32,6 +32,7 @@ from blockvault.format import records
 from blockvault.format.envelope import FORMAT_VERSION, Kind, seal_record, unseal_record
 from blockvault.ids import random_name
 from blockvault.model import Secret, VaultKeys
+from blockvault.store.catalog import record_names
 from blockvault.store.host import folder_identity
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore, device_error, sync_folder
@@ -216,7 +217,8 @@ def open_folder(path: str, secret: Secret | None) -> VaultFolder:
     store = LocalStore(path)
     encrypted = header.encryption != "none"
     if encrypted:
-        slots = [store.read(f"keys/{slot}", limit=64 << 10) for slot in sorted(store.entries("keys"))]
+        names = sorted(entry for entry in store.entries("keys") if entry.isdigit())
+        slots = [store.read(f"keys/{slot}", limit=64 << 10) for slot in names]
         master = vault_keys.unwrap(slots, vault_id, secret, os.path.basename(path))
     else:
         master = bytes.fromhex(header.master_key or "")
@@ -228,14 +230,14 @@ def open_folder(path: str, secret: Secret | None) -> VaultFolder:
             why="the key slots belong to another vault, or the header does",
             do="put vault.json and keys/ back from one and the same copy",
         )
-    revisions = sorted(entry for entry in store.entries("config") if entry.isdigit())
+    revisions = record_names(store, Kind.CONFIG)
     if not revisions:
         raise CorruptionError(
             "vault.config-missing",
             f"the vault at {path} has lost its folder config/",
             do="put it back from a copy",
         )
-    name = f"config/{revisions[-1]}"
+    name = revisions[-1]
     body, _ = unseal_record(keys, Kind.CONFIG, name, store.read(name, limit=1 << 20))
     config: records.ConfigBody = records.decode(name, body, records.ConfigBody)
     if config.min_reader > FORMAT_VERSION:
