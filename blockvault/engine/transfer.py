@@ -396,8 +396,11 @@ class Transfer:
             writer.abort()
         self._packs.close()
         store = self.context.store
-        if self._committed or self._packs.shared or store.exists(point_object(point.ref)):
-            return
+        try:
+            if self._committed or self._packs.shared or store.exists(point_object(point.ref)):
+                return
+        except BlockVaultError:
+            return  # perhaps the point is there, and needs them
         for name in reversed([*self._packs.made, *self._made]):
             try:
                 store.delete(name)

@@ -42,7 +42,7 @@ class ObjectStore(Protocol):
         """Its length in bytes."""
 
     def exists(self, name: str) -> bool:
-        """Whether it is there."""
+        """Whether it is there; an error where that cannot be known."""
 
     def entries(self, prefix: str) -> list[str]:
         """Last parts of the names directly under the folder `prefix`."""
@@ -260,8 +260,14 @@ class LocalStore:
             raise NotFoundError("store.no-object", f"the vault has no object {name}") from None
 
     def exists(self, name: str) -> bool:
-        """Whether it is there."""
-        return os.path.exists(self.path(name))
+        """Whether it is there. Raises `DeviceError` where that cannot be known."""
+        try:
+            os.stat(self.path(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise device_error(error, f"looking for {name} of the vault") from error
+        return True
 
     def entries(self, prefix: str) -> list[str]:
         """Last parts of the names directly under the folder `prefix`; none if it does not exist.

@@ -16,6 +16,7 @@ from helpers.files import keep_copy, noise
 from helpers.site import CHUNK, Site
 
 import blockvault
+from blockvault.errors import BlockVaultError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,4 +136,31 @@ def test_a_transfer_that_ends_before_its_index_segment_loses_dedup_and_nothing_e
     site.remember("1")
     assert site.take(images[0]).statistics.unique_bytes == 0
     assert site.take(images[1]).statistics.unique_bytes == CHUNKS * CHUNK
+    site.sound()
+
+
+def test_packs_stay_where_it_cannot_be_known_whether_the_point_is_there(
+    site: Site, images: tuple[Path, Path], hook: Callable[[Any], None]
+) -> None:
+    """The record was linked, its answer lost, and the folder cannot be looked into: nothing is deleted."""
+    points, aside = site.folder / "points", site.folder / "points.aside"
+    committing = False
+
+    def lose_the_answer(reached: str) -> None:
+        nonlocal committing
+        committing = committing or reached == "transfer.commit"
+        if committing and reached == "store.linked":
+            hook(None)
+            points.rename(aside)
+            points.symlink_to("points")  # a loop: looking into it fails
+            raise OSError(5, "as if the disk had failed")
+
+    hook(lose_the_answer)
+    with pytest.raises(BlockVaultError):
+        site.take(images[0])
+    points.unlink()
+    aside.rename(points)
+    site.reopen()
+    assert [info.label for info in site.vault.points()] == ["1"]
+    site.remember("1")
     site.sound()
