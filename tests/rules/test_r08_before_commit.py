@@ -20,7 +20,7 @@ from blockvault.errors import ConflictError
 from blockvault.failpoints import Hook
 from blockvault.format import records
 from blockvault.ids import PackName
-from blockvault.model import Codec
+from blockvault.model import Codec, PointRef
 from blockvault.store.layers import layer_object
 from blockvault.store.local import LocalStore
 
@@ -231,6 +231,7 @@ def test_the_fence(site: Site, monkeypatch: pytest.MonkeyPatch, jump: int) -> No
     for _ in range(2):
         assert [info.label for info in site.vault.points()] == ["1"], "a void point is never listed"
         assert site.vault.verify().damage == ()
+        assert forge.session(site).catalog.point(PointRef(site.vault.origin, 2)) is None
         site.lose_index()
     result = site.take(image)
     assert result.number == 3, "its number is not given again"
