@@ -24,6 +24,7 @@ import numpy as np
 
 from blockvault import kernel
 from blockvault.errors import CorruptionError
+from blockvault.failpoints import reach
 from blockvault.image.reader import ScanResult
 from blockvault.image.source import data_runs
 from blockvault.image.system import NOT_HERE, clone, follow_nocow, reads_as_zeros
@@ -180,6 +181,7 @@ class RawReader:
             self._refresh()
             fds, expected = self._owners(chunks)
         while True:
+            reach("snapshot.raw.looked")
             batch = kernel.identify(
                 fds,
                 chunks,
@@ -259,6 +261,7 @@ class RawReader:
             with contextlib.suppress(CorruptionError):
                 chunks = np.arange(first_chunk, first_chunk + chunk_count, dtype=np.uint64)
                 return self._compare(self._captured(state, chunks), digests)
+        reach("snapshot.raw.looked")
         batch = kernel.scan(
             self.fd,
             chunk_size=self.chunk_size,
@@ -318,6 +321,7 @@ class RawReader:
         """Runs (first chunk, count) that may hold data, in order; what lies between reads as zeros."""
         for start in range(first_chunk, first_chunk + chunk_count, CELL_CHUNKS):
             count = min(CELL_CHUNKS, first_chunk + chunk_count - start)
+            reach("snapshot.raw.looked")
             runs = list(data_runs(self.fd, self.size, self.chunk_size, start, count))
             with self._lock:
                 self._refresh()
@@ -344,6 +348,7 @@ class RawReader:
         token = kernel.CancelToken()
         monitor.attach(token)
         fresh = reads_as_zeros(target_fd)
+        reach("snapshot.raw.looked")
         written = self._copy_newest(target_fd, fresh, monitor, token)
         with self._lock:
             self._refresh()

@@ -192,10 +192,12 @@ class RecordShelf:
             reach(f"snapshot.record.{stored.state}")
             os.rename(temporary, path)
             sync_folder(folder)
-        except OSError as error:
+        except BaseException as error:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-            raise refused(path, error) from error
+            if isinstance(error, OSError):
+                raise refused(path, error) from error
+            raise
 
     def update(self, item_id: ItemId, number: int, change: Callable[[Stored], Stored]) -> Stored:
         """Change fields of a kept record. Raises `NotFoundError` (`snapshot.not-found`)."""
@@ -214,6 +216,14 @@ class RecordShelf:
             return
         except OSError as error:
             raise refused(path, error) from error
+
+    def tidy(self, item_id: ItemId) -> None:
+        """Remove what a crash left of a record being written; under the item's lock."""
+        folder = self._folder(item_id)
+        with self._lock(item_id, "records.lock", wait=True), contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                if name.endswith(".tmp"):
+                    os.unlink(os.path.join(folder, name))
 
     @contextlib.contextmanager
     def locked(self, item_id: ItemId) -> Iterator[None]:

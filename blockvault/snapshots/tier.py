@@ -334,6 +334,7 @@ class SnapshotTier:
         Under the item's lock. What cannot be removed now (a reader has it, the folder is locked) stays for
         later.
         """
+        self._shelf.tidy(item_id)
         stored = self._shelf.load(item_id)
         for half in [entry for entry in stored if entry.state is State.MAKING]:
             with contextlib.suppress(OSError):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from snapshot_world import CHUNK, Guest, World
+from helpers.snapshot_world import CHUNK, Guest, World
 
 from blockvault.model import Consistency, SnapshotKind
 
