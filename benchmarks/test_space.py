@@ -7,6 +7,7 @@ records, index segments, LMDB; once as sizes of files, once as what they take on
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +19,22 @@ from blockvault.workload import Churn, apply_churn
 GOALS = {Churn.RANDOM_PAGES: "<= 0.6", Churn.SMALL_EDITS: "<= 0.15"}
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["with-snapshot", "vault-only"])
-@pytest.mark.parametrize("model", list(Churn))
-def test_stored_per_changed(benchmark: Any, bench: Bench, model: Churn, kept: bool) -> None:
-    state, disk = bench.fresh("space-state"), bench.copy_of_image("disk.img")
-    keeping = () if kept else ("--no-keep",)
+@pytest.fixture(scope="module", params=[(), ("--no-keep",)], ids=["with-snapshot", "vault-only"])
+def begun(request: pytest.FixtureRequest, bench: Bench) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """A copy of the image that changes from model to model, and a state folder with its first point."""
+    disk, state, keeping = bench.copy_of_image("disk.img"), bench.fresh("state"), request.param
     blockvault("snapshot", disk, *keeping, state=state)
+    yield disk, state, keeping
+    for name in ("disk.img", "state"):
+        bench.fresh(name)
+
+
+@pytest.mark.parametrize("model", list(Churn))
+def test_stored_per_changed(
+    benchmark: Any, bench: Bench, begun: tuple[str, str, tuple[str, ...]], model: Churn
+) -> None:
+    """The models follow each other on one vault, as the days of a guest do."""
+    disk, state, keeping = begun
     vault = f"{state}/vaults/default"
     churn = apply_churn(disk, model, SEED)
     before = folder_sizes(vault)
@@ -44,7 +55,6 @@ def test_stored_per_changed(benchmark: Any, bench: Bench, model: Churn, kept: bo
         seconds=done.seconds,
     )
     target = bench.fresh("restored.img")
-    blockvault("restore", "--point", "2", "--from", "vault", "-o", target, state=state)
+    blockvault("restore", "--point", str(summary["point"]), "--from", "vault", "-o", target, state=state)
     run(["cmp", disk, target])
-    for name in ("restored.img", "disk.img", "space-state"):
-        bench.fresh(name)
+    bench.fresh("restored.img")
