@@ -142,9 +142,7 @@ class _ChosenFile:
     size: int
 
 
-def _choose_files(
-    trees: tuple[str, ...], budget: int, file_count_max: int, seed: int
-) -> Iterator[_ChosenFile]:
+def _choose_files(trees: tuple[str, ...], budget: int, file_count_max: int, seed: int) -> Iterator[_ChosenFile]:
     """Walk the trees in an order drawn from the seed and take folder after folder until the budget is spent.
 
     No single file takes more than an eighth of the budget, so that a small image has variety too.
@@ -358,9 +356,7 @@ def _append_pages(fd: int, pages: NDArray[np.int64], wanted: int, donors: _Donor
     return changed
 
 
-def _pick_runs(
-    pages: NDArray[np.int64], wanted: int, run_pages: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _pick_runs(pages: NDArray[np.int64], wanted: int, run_pages: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """`wanted` data pages in runs of `run_pages` on average, no page twice."""
     import numpy as np
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+
 from blockvault import workload
 from blockvault.errors import InvalidInputError
 from blockvault.units import MIB, PAGE_BYTES
