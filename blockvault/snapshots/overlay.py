@@ -74,6 +74,7 @@ class RawReader:
         self._bound_to = bound_to
         self._open_digests = open_digests
         self._digests: dict[int, DigestState | None] = {}
+        self._last_cell: tuple[DigestState, int, U8] | None = None  # batches come in order: one cell serves many
         self._lock = threading.Lock()
         self._known: dict[int, ChunkList] = {}
         self._delta_fds: dict[int, int] = {}
@@ -238,7 +239,10 @@ class RawReader:
         for cell in np.unique(cells).tolist():
             rows = np.flatnonzero(cells == cell)
             places = (chunks[rows] - np.uint64(cell * CELL_CHUNKS)).astype(np.int64)
-            found[rows] = state.cell(cell, int(places.max()) + 1)[places]
+            last = self._last_cell
+            if last is None or last[:2] != (state, cell):
+                last = self._last_cell = (state, cell, state.cell(cell, CELL_CHUNKS))
+            found[rows] = last[2][places]
         return found
 
     def scan(

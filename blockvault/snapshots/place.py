@@ -66,6 +66,10 @@ def _in_folder(sources: list[ImageSource], folder: str, *, room_needed: bool) ->
     folders = (folder,) * len(sources)
     if sources and all(_can_clone(source, folder) for source in sources):
         return Place(folder, SnapshotKind.REFLINK, "", folders)
+    for source in sources:
+        if not _can_hold(folder, source.chunk_count * source.chunk_size):
+            size = format_size(source.size)
+            return Place(None, None, f"the file system of {folder} cannot hold a file of {size}")
     if room_needed:
         data = sum(source.data_bytes() for source in sources)
         status = os.statvfs(folder)
@@ -104,6 +108,23 @@ def _close_nameless(folder: str) -> None:
 
 def _open_nameless(folder: str) -> int:
     return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def _can_hold(folder: str, size: int) -> bool:
+    """Whether the file system takes a file of that size, all of it a hole."""
+    try:
+        fd = _open_nameless(folder)
+    except OSError:
+        return True  # it has no nameless files to try with; the capture will tell
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        if error.errno not in (errno.EFBIG, errno.EINVAL):
+            raise refused(folder, error) from error
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def _can_clone(source: ImageSource, folder: str) -> bool:

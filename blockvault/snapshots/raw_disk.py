@@ -34,7 +34,7 @@ import numpy as np
 from blockvault import kernel
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
-from blockvault.image.system import sync_folder, zero_range
+from blockvault.image.system import start_writing, sync_folder, zero_range
 from blockvault.model import ChunkState
 from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, chunk_count
 from blockvault.snapshots.batches import all_rows, in_order, is_stated, pieces_of, runs_of, worker_count
@@ -427,6 +427,9 @@ class DiskCapture:
                 fresh=fresh,
                 cancel=self.context.token,
             )
+            if fresh:
+                first, last = int(wanted[0]), int(wanted[-1])
+                start_writing(self._fd, first * self.context.chunk_size, (last - first + 1) * self.context.chunk_size)
             return piece, np.array(batch.digests), batch.read_bytes
 
         digests = np.empty((len(chunks), 16), np.uint8)

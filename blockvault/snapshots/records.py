@@ -26,6 +26,7 @@ import msgspec
 
 from blockvault.errors import ConflictError, NotFoundError
 from blockvault.failpoints import reach
+from blockvault.format import jsontext
 from blockvault.ids import ItemId
 from blockvault.model import SnapshotRecord
 from blockvault.snapshots.refusals import refused
@@ -99,7 +100,7 @@ def record_digest(record: SnapshotRecord) -> bytes:
         record.chunk_size,
         [(disk.name, disk.size, disk.file) for disk in record.disks],
     )
-    return blake3.blake3(b"blockvault.snapshot/1\0" + msgspec.json.encode(fixed)).digest()
+    return blake3.blake3(b"blockvault.snapshot/1\0" + jsontext.encode(fixed)).digest()
 
 
 class RecordShelf:
@@ -166,14 +167,14 @@ class RecordShelf:
             raise ValueError(f"its schema is '{envelope.schema}'")
         if blake3.blake3(bytes(envelope.body)).hexdigest(length=16) != envelope.check:
             raise ValueError("its checksum does not match its text")
-        stored = msgspec.json.decode(envelope.body, type=Stored)
+        stored: Stored = jsontext.decode(envelope.body, Stored)
         if stored.record.vault_id != self._vault_id:
             raise ValueError("it belongs to another vault")
         return stored
 
     def write(self, stored: Stored) -> None:
         """Make a record durable, in place of the one of its number."""
-        body = msgspec.json.encode(stored)
+        body = jsontext.encode(stored)
         check = blake3.blake3(body).hexdigest(length=16)
         data = msgspec.json.encode(_Envelope(_SCHEMA, check, msgspec.Raw(body)))
         folder = self._folder(stored.record.item_id)

@@ -14,9 +14,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from blockvault.errors import ConflictError, NotFoundError
+from blockvault.errors import ConflictError, DeviceError, NotFoundError
 from blockvault.failpoints import reach
 from blockvault.image.system import extent_count, unshared_bytes
+from blockvault.image.target import write_error
 from blockvault.model import Consistency, SnapshotDisk, SnapshotKind, SnapshotRecord
 from blockvault.snapshots import chains, reflink
 from blockvault.snapshots.overlay import RawReader
@@ -174,8 +175,11 @@ class SnapshotTier:
         folders: tuple[str, ...],
         monitor: Monitor,
     ) -> SnapshotRecord:
+        own = str(record.number)
+        if any(os.path.lexists(os.path.join(chains.item_folder(folder, item), own)) for folder in folders):
+            own = f"{own}-{os.urandom(4).hex()}"  # left by a host that has lost its records: not ours to touch
         paths = [
-            os.path.join(chains.item_folder(folder, item), str(record.number), f"{disk.name}.img")
+            os.path.join(chains.item_folder(folder, item), own, f"{disk.name}.img")
             for folder, disk in zip(folders, item.disks, strict=True)
         ]
         disks = tuple(
@@ -278,9 +282,14 @@ class SnapshotTier:
         advanced over the disk's size. Returns the bytes written.
         """
         with contextlib.closing(self.open_disk(record, disk_name, digests_dir="/nonexistent")) as reader:
-            if isinstance(reader, RawReader):
-                return reader.copy_to(target_fd, monitor)
-            return reflink.restore_clone(reader, target_fd, monitor)  # type: ignore[arg-type]
+            try:
+                if isinstance(reader, RawReader):
+                    return reader.copy_to(target_fd, monitor)
+                return reflink.restore_clone(reader, target_fd, monitor)  # type: ignore[arg-type]
+            except OSError as error:
+                if isinstance(error, DeviceError):
+                    raise
+                raise write_error(os.readlink(f"/proc/self/fd/{target_fd}"), error) from error
 
     # -- keeping and removing -------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from helpers.snapshot_world import CHUNK, Guest, World
 
@@ -85,6 +86,28 @@ def test_no_room_for_a_copy_is_said_and_none_is_needed_again(
     guest.write(0, b"a little")
     world.capture(place=world.place())
     world.check_all()
+
+
+@pytest.mark.root
+def test_a_disk_larger_than_the_file_system_takes(tmp_path: Path, mounted: Callable[[str, int], Path]) -> None:
+    """64 TiB, sparse, on xfs: cloned there; ext4 ends at 16 TiB, and a copy to it is not tried."""
+    size = 64 << 40
+    images = mounted("xfs", 320 << 20)
+    guest = Guest(images / "vda.img", size, 1)
+    for place in (0, 9 << 40, size - 5):
+        guest.write(place, b"data.")
+    world = World(tmp_path, images=images, chunk_size=65_536)
+    place = world.place(tmp_path / "on ext4")
+    assert place.folder is None
+    assert place.reason.endswith("cannot hold a file of 64.0 TiB")
+    capture = world.capture(keep_copy=False)
+    assert capture.record.kind is SnapshotKind.REFLINK
+    reader = world.open(1)
+    runs = list(reader.data_runs(0, size // 65_536))
+    assert runs == [(0, 1), ((9 << 40) // 65_536, 1), (size // 65_536 - 1, 1)]
+    batch = reader.identify(np.array([run[0] for run in runs], np.uint64), seed=1, id_key=None, cancel=None)
+    assert [batch.chunk(row).strip(b"\0") for row in range(3)] == [b"data."] * 3
+    reader.close()
 
 
 @pytest.mark.root

@@ -255,6 +255,33 @@ def test_a_kill_at_any_step(world: World, step: str) -> None:
     assert world.files() == []
 
 
+def test_a_folder_left_by_a_host_that_lost_its_records_is_not_touched(world: World) -> None:
+    guest = Guest(world.image(), 30 * CHUNK, 7)
+    guest.fill(9)
+    world.capture()
+    left = clone_of(world, 1)
+    bytes_left = left.read_bytes()
+    next((world.host / "snapshots").rglob("1.json")).unlink()
+    guest.fill(3)
+    world.number = 0
+    world.capture()
+    world.check(1)
+    assert left.read_bytes() == bytes_left
+    assert world.record(1).disks[0].file != str(left)
+
+
+def test_a_target_that_is_full_is_told(world: World, mounted: Callable[[str, int], Path]) -> None:
+    guest = Guest(world.image(), 1500 * CHUNK, 8)
+    guest.write(0, guest.random(1500 * CHUNK))
+    world.capture()
+    small = mounted("ext4", 16 << 20)
+    with (small / "t.img").open("w+b") as file:
+        file.truncate(guest.size)
+        with pytest.raises(DeviceError) as caught:
+            world.tier.restore_disk(world.record(1), "vda", file.fileno(), monitor=Monitor())
+    assert caught.value.kind == "target.no-space"
+
+
 def test_a_nocow_image_on_btrfs(tmp_path: Path, mounted: Callable[[str, int], Path]) -> None:
     images = mounted("btrfs", 128 << 20) / "images"
     images.mkdir()
