@@ -13,6 +13,7 @@ import msgspec
 
 from blockvault.clock import from_text, to_text
 from blockvault.errors import InvalidInputError
+from blockvault.format import jsontext
 from blockvault.format.envelope import damaged
 from blockvault.ids import DISK_NAME, ITEM_NAME, ItemId, LayerName, OriginId, PointId
 from blockvault.model import (
@@ -149,13 +150,13 @@ class LeaseBody(msgspec.Struct, frozen=True):
 
 def encode(body: msgspec.Struct) -> bytes:
     """The JSON bytes of a body, fields in the order of the class."""
-    return msgspec.json.encode(body)
+    return jsontext.encode(body)
 
 
 def decode(name: str, body: bytes, kind: type[Any]) -> Any:
     """The body of a record, checked. Raises `CorruptionError` (`vault.object-damaged`)."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return jsontext.decode(body, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise damaged(name, f"its record is not one: {error}") from None
 

@@ -20,6 +20,7 @@ from datetime import datetime
 import msgspec
 
 from blockvault.errors import CorruptionError
+from blockvault.format import jsontext
 from blockvault.ids import OriginId, random_name
 from blockvault.store.local import device_error, sync_folder, write_all
 from blockvault.store.locks import FileLock
@@ -94,7 +95,8 @@ class HostState:
         path = os.path.join(self.folder, "host.json")
         try:
             with open(path, "rb") as file:
-                return msgspec.json.decode(file.read(), type=HostRecord)
+                record: HostRecord = jsontext.decode(file.read(), HostRecord)
+                return record
         except FileNotFoundError:
             return None
         except msgspec.MsgspecError as error:
@@ -106,7 +108,7 @@ class HostState:
             ) from None
 
     def _write(self, record: HostRecord) -> None:
-        replace_file(os.path.join(self.folder, "host.json"), msgspec.json.encode(record))
+        replace_file(os.path.join(self.folder, "host.json"), jsontext.encode(record))
 
     def bind(self, list_newest: Callable[[], dict[str, int]]) -> HostRecord:
         """This host's record, made or begun anew where it does not match the vault folder.
