@@ -161,14 +161,14 @@ class Vault:
         secret: Secret | None = None,
         now: datetime | None = None,
     ) -> Vault:
-        """Open a vault; the default one is made, without encryption, when there is none."""
+        """Open a vault; the default one is made when there is none, encrypted only if a `secret` is given."""
         try:
             return cls.open(name_or_path, state_dir=state_dir, secret=secret, now=now)
         except NotFoundError as error:
             if error.kind != "vault.not-found" or (name_or_path or default_vault()) != DEFAULT_VAULT:
                 raise
             try:
-                return cls.create(DEFAULT_VAULT, state_dir=state_dir, now=now)
+                return cls.create(DEFAULT_VAULT, state_dir=state_dir, secret=secret, now=now)
             except BlockVaultError as problem:
                 if problem.kind != "vault.exists":
                     raise
