@@ -64,9 +64,7 @@ class Lease:
         try:
             make_folders(self._store.root, "leases")
             self._remove_dead()
-            path = self._store.path(self._name)
-            self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            try_lock(self._fd)
+            self._fd = self._make_locked()
             write_all(self._fd, self._data)
             os.fsync(self._fd)
         except OSError as error:
@@ -85,8 +83,21 @@ class Lease:
             os.close(self._fd)
             self._fd = -1
 
+    def _make_locked(self) -> int:
+        """The lease's file, new and locked; made again if someone took it for a dead one before it was locked."""
+        path = self._store.path(self._name)
+        while True:
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            if try_lock(fd) and os.fstat(fd).st_nlink:
+                return fd
+            os.close(fd)
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+
     def _remove_dead(self) -> None:
-        """Remove leases whose holder is gone: their lock is free."""
+        """Remove leases whose holder is gone: their lock is free. One that died before it wrote anything is as dead."""
         for entry in self._store.entries("leases"):
             if not re.fullmatch(r"[0-9a-f]{32}", entry):
                 continue
@@ -96,7 +107,7 @@ class Lease:
             except OSError:
                 continue
             try:
-                if os.fstat(fd).st_size and try_lock(fd):
+                if try_lock(fd):
                     os.unlink(path)
             except OSError:
                 continue
