@@ -42,32 +42,54 @@ _U64 = struct.Struct(">Q")
 T = TypeVar("T")
 
 
+# What LMDB, or what is read out of it, says of pages that are not what was written.
+_DAMAGED = (
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.IncompatibleError,
+    lmdb.BadValsizeError,
+    lmdb.BadTxnError,
+    struct.error,
+    UnicodeDecodeError,
+)
+
+
 class Index:
-    """One LMDB environment, opened for reading and writing."""
+    """One LMDB environment, opened for reading and writing.
+
+    `rebuilt` says that it was begun anew, because it was lost, of another folder, or damaged: it is empty then, and
+    whoever reads records from it reads them from the objects.
+    """
 
     def __init__(self, folder: str, identity: str, *, now: datetime) -> None:
         self._folder = folder
-        self._lock = threading.Lock()
+        self._identity = identity
+        self._now = now
+        self._lock = threading.RLock()
         self.rebuilt = False
-        with FileLock(
-            f"{folder}.lock", kind="vault.locked", subject="the vault is being opened", now=now, wait_seconds=60
-        ):
-            self._open_checked(identity)
+        with self._opening():
+            self._open_checked()
 
-    def _open_checked(self, identity: str) -> None:
-        """Under the lock: two processes that met a new or foreign index would else remove it under each other."""
+    def _opening(self) -> FileLock:
+        """Held while it is opened or begun anew: two processes at once would remove it under each other."""
+        return FileLock(
+            f"{self._folder}.lock",
+            kind="vault.locked",
+            subject="the vault is being opened",
+            now=self._now,
+            wait_seconds=60,
+        )
+
+    def _open_checked(self) -> None:
         try:
             self._open()
-            if self._get_identity() != identity.encode():
-                self._begin_anew(identity)
-        except (
-            lmdb.CorruptedError,
-            lmdb.InvalidError,
-            lmdb.VersionMismatchError,
-            lmdb.PageNotFoundError,
-            lmdb.PanicError,
-        ):
-            self._begin_anew(identity)
+            if self._get_identity() != self._identity.encode():
+                self._begin_anew()
+        except (*_DAMAGED, lmdb.MapResizedError):  # the map was chosen twice as large as the file
+            self._begin_anew()
         except lmdb.Error as error:
             raise self._refused(error) from error
 
@@ -89,25 +111,47 @@ class Index:
             subdir=True,
             readahead=False,
         )
+        self._environment.reader_check()  # slots of killed readers, which would keep old pages from being used again
+        pages = self._environment.info()["last_pgno"] + 1
+        status = os.stat(os.path.join(self._folder, "data.mdb"))
+        if status.st_size < pages * self._environment.stat()["psize"]:
+            # Reading a page beyond the end of a mapped file ends the process.
+            raise lmdb.CorruptedError("the file was cut off")
+        self._file = status.st_ino
         names = (b"meta", b"pack-name", b"pack-number", b"blocks", b"segments", b"records")
         self._meta, self._pack_name, self._pack_number, self._blocks, self._segments, self._records = (
             self._environment.open_db(name) for name in names
         )
 
-    def _begin_anew(self, identity: str) -> None:
+    def _begin_anew(self) -> None:
         self.rebuilt = True
         if hasattr(self, "_environment"):
             self._environment.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._open()
-        self._write(lambda txn: txn.put(b"identity", identity.encode(), db=self._meta))
+        with self._environment.begin(write=True) as txn:
+            txn.put(b"identity", self._identity.encode(), db=self._meta)
+
+    def _replace_damaged(self) -> None:
+        """Begin anew in mid-work, unless another process has done so already."""
+        with self._lock, self._opening():
+            self._environment.close()
+            try:
+                found = os.stat(os.path.join(self._folder, "data.mdb")).st_ino
+            except FileNotFoundError:
+                found = self._file
+            if found == self._file:
+                self._begin_anew()
+            else:
+                self.rebuilt = True
+                self._open_checked()
 
     def _get_identity(self) -> bytes | None:
         with self._environment.begin(db=self._meta) as txn:
             value = txn.get(b"identity")
             return bytes(value) if value is not None else None
 
-    def _refused(self, error: lmdb.Error) -> DeviceError:
+    def _refused(self, error: Exception) -> DeviceError:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else None
         text = str(error)
         if "No space left" in text or isinstance(error, lmdb.DiskError):
@@ -117,10 +161,17 @@ class Index:
         )
 
     def _write(self, work: Callable[[Any], T]) -> T:
-        """Run `work` in one write transaction; if the map is full, grow it and run it again."""
+        """Run `work` in one write transaction, again after the map was grown or a damaged index begun anew."""
+        return self._run(work, write=True)
+
+    def _read(self, work: Callable[[Any], T]) -> T:
+        return self._run(work, write=False)
+
+    def _run(self, work: Callable[[Any], T], *, write: bool) -> T:
+        replaced = False
         while True:
             try:
-                with self._lock, self._environment.begin(write=True) as txn:
+                with self._lock, self._environment.begin(write=write) as txn:
                     return work(txn)
             except lmdb.MapFullError:
                 with self._lock:
@@ -128,17 +179,11 @@ class Index:
             except lmdb.MapResizedError:
                 with self._lock:
                     self._environment.set_mapsize(0)
-            except lmdb.Error as error:
-                raise self._refused(error) from error
-
-    def _read(self, work: Callable[[Any], T]) -> T:
-        while True:
-            try:
-                with self._lock, self._environment.begin() as txn:
-                    return work(txn)
-            except lmdb.MapResizedError:
-                with self._lock:
-                    self._environment.set_mapsize(0)
+            except _DAMAGED as error:
+                if replaced:
+                    raise self._refused(error) from error
+                replaced = True
+                self._replace_damaged()
             except lmdb.Error as error:
                 raise self._refused(error) from error
 
