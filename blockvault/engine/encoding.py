@@ -124,19 +124,27 @@ class BatchWorker:
         place[held] = parent.pack[rows[held]]
         for index in np.unique(place[held]).tolist():
             at = np.flatnonzero(place == index)
-            try:
-                table = self.context.shelf.reader(parent.packs[index]).table
-            except CorruptionError as error:
-                self.context.monitor.warn(
-                    error.kind, f"{error.message}: the chunks that need it are stored again in full"
-                )
-                place[at] = -1
-                continue
             slots = parent.slot[rows[at]].astype(np.int64)
-            good = (slots < table.slot_count) & (table.codecs[np.minimum(slots, table.slot_count - 1)] != Codec.EMPTY)
-            place[at[~good]] = -1
-            ids[at[good]] = table.ids[slots[good]]
+            present = self._present(parent.packs[index], slots)
+            place[at[~present]] = -1
+            if present.any():
+                ids[at[present]] = self.context.shelf.reader(parent.packs[index]).table.ids[slots[present]]
         return place, ids
+
+    def _present(self, pack: PackName, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of a pack's slots hold a block whose bases are there too, as the packs' tables tell it."""
+        try:
+            table = self.context.shelf.reader(pack).table
+        except CorruptionError as error:
+            self.context.monitor.warn(error.kind, f"{error.message}: the chunks that need it are stored again in full")
+            return np.zeros(len(slots), dtype=np.bool_)
+        at = np.minimum(slots, table.slot_count - 1)
+        present: NDArray[np.bool_] = (slots < table.slot_count) & (table.codecs[at] != Codec.EMPTY)
+        deltas = present & (table.codecs[at] == Codec.DELTA)
+        for index in np.unique(table.base_pack[at[deltas]]).tolist():
+            of_base = np.flatnonzero(deltas & (table.base_pack[at] == index))
+            present[of_base] = self._present(table.base_packs[index], table.base_slot[at[of_base]].astype(np.int64))
+        return present
 
     def _deduplicate(
         self, ids: NDArray[np.uint8], wanted: NDArray[np.int64]
