@@ -23,7 +23,6 @@ from blockvault.engine.backup import Backup
 from blockvault.engine.compare import compare
 from blockvault.engine.items import Items
 from blockvault.engine.listing import Listing
-from blockvault.engine.naming import resolve
 from blockvault.engine.restoring import Restorer, RestoreRequest
 from blockvault.engine.session import Session
 from blockvault.engine.usage import measure
@@ -318,7 +317,7 @@ class Vault:
 
     def point(self, ref: str) -> PointInfo:
         """The point that `ref` names: `3`, `HOST:3`, an id's prefix, `ITEM@latest`, `ITEM@-1`, `ITEM@DATE`."""
-        return resolve(ref, self.points())
+        return self._listing.find(ref)
 
     def restore(
         self,
@@ -355,6 +354,12 @@ class Vault:
         monitor = monitor or Monitor()
         session = self._session
         info = self.point(point)
+        if "@" in point:
+            for unreadable in self._listing.unreadable():
+                monitor.warn(
+                    "vault.object-damaged",
+                    f"the point record {unreadable.name} is damaged: '{point}' may mean another point than {info.label}",
+                )
         records = {record.number: record for record in session.tier.records()}
         record = records.get(info.number) if info.tier is not Tier.VAULT else None
         request = RestoreRequest(

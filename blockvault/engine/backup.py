@@ -82,6 +82,13 @@ class Backup:
                 item = found
                 if note:
                     monitor.note(note)
+                for name in self._session.catalog.damage:
+                    if name.startswith("items/"):
+                        monitor.warn(
+                            "vault.object-damaged",
+                            f"the item record {name} is damaged: if it was that of these disks, their points go on "
+                            f"under the new item '{item.name}'",
+                        )
             with self._item_lock(item, "capture"):
                 number = self._session.host.allocate_number(
                     max(self._session.catalog.newest_numbers().values(), default=0)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from blockvault.engine.items import Items
-from blockvault.engine.naming import point_id
+from blockvault.engine.naming import point_id, resolve
 from blockvault.engine.session import Session
+from blockvault.errors import NotFoundError
+from blockvault.format.envelope import damaged
 from blockvault.ids import OriginId
 from blockvault.model import PointInfo, PointStatistics, Tier
+from blockvault.store.catalog import DamagedRecord
 
 
 class Listing:
@@ -15,6 +18,27 @@ class Listing:
     def __init__(self, session: Session, items: Items) -> None:
         self._session = session
         self._items = items
+
+    def unreadable(self) -> list[DamagedRecord]:
+        """Records of points that cannot be read, as of the last listing."""
+        damage = self._session.catalog.damage
+        return [damage[name] for name in sorted(damage) if name.startswith("points/")]
+
+    def find(self, ref: str) -> PointInfo:
+        """The point that `ref` names; where there is only a record of that number that cannot be read, that is told.
+
+        Raises:
+            NotFoundError, InvalidInputError: see `naming.resolve`.
+            CorruptionError: the point's record is damaged (`vault.object-damaged`).
+        """
+        try:
+            return resolve(ref, self.points())
+        except NotFoundError:
+            number = ref.strip().rpartition(":")[2]
+            for record in self.unreadable():
+                if number.isdigit() and record.name.endswith(f"/{int(number):010d}"):
+                    raise damaged(record.name, record.reason) from None
+            raise
 
     def points(self, item: str | None = None) -> list[PointInfo]:
         """All points, from the vault and the snapshot tier, in order of number; or those of one item."""
