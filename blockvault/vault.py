@@ -358,7 +358,7 @@ class Vault:
             for unreadable in self._listing.unreadable():
                 monitor.warn(
                     "vault.object-damaged",
-                    f"the point record {unreadable.name} is damaged: '{point}' may mean another point than {info.label}",
+                    f"the point record {unreadable.name} is damaged: '{point}' may mean another than {info.label}",
                 )
         records = {record.number: record for record in session.tier.records()}
         record = records.get(info.number) if info.tier is not Tier.VAULT else None
