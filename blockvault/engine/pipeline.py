@@ -16,6 +16,9 @@ from blockvault.units import MIB
 
 BATCH_BYTES = 8 * MIB
 SCAN_BYTES = 256 * MIB
+RESTORE_BATCH_BYTES = (
+    2 * MIB
+)  # still in the cache when the writing thread copies it: 8 MiB took up to three times its time
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -26,9 +29,9 @@ def worker_count() -> int:
     return max(1, len(os.sched_getaffinity(0)))
 
 
-def batch_chunks(chunk_size: int) -> int:
-    """Chunks in a batch: 8 MiB, at least two chunks."""
-    return max(2, BATCH_BYTES // chunk_size)
+def batch_chunks(chunk_size: int, batch_bytes: int = BATCH_BYTES) -> int:
+    """Chunks in a batch of so many bytes, at least two."""
+    return max(2, batch_bytes // chunk_size)
 
 
 def in_order(work: Callable[[In], Out], inputs: Iterable[In], *, workers: int | None = None) -> Iterator[Out]:

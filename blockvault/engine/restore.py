@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from blockvault import kernel
 from blockvault.engine.blocks import STATUS_TEXT, block_name, fetch
-from blockvault.engine.pipeline import batch_chunks, in_order
+from blockvault.engine.pipeline import RESTORE_BATCH_BYTES, batch_chunks, in_order
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
 from blockvault.model import FillKind, PointDisk, VaultKeys
@@ -98,7 +98,7 @@ class DiskRestore:
 
     def _batches(self, fd: int | None, *, fresh: bool, pack_order: bool) -> Iterator[_Batch]:
         """Data chunks in batches; on the way, holes and zeros are cleared on a target that is not fresh."""
-        per_batch = batch_chunks(self.disk.chunk_size)
+        per_batch = batch_chunks(self.disk.chunk_size, RESTORE_BATCH_BYTES)
         with_segments = self.manifest.cells_with_segments()
         if fd is not None and not fresh:
             self._clear_other_cells(fd, with_segments)
