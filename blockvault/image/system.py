@@ -28,8 +28,6 @@ _FALLOC_KEEP_SIZE = 0x01
 _FALLOC_ZERO_RANGE = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_SYNC_FILE_RANGE_WRITE = 2
-_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 _FIEMAP_HEAD = struct.Struct("=QQLLLL")
@@ -92,14 +90,6 @@ def zero_range(fd: int, offset: int, byte_count: int) -> bool:
     if number in NOT_HERE:
         return False
     raise OSError(number, os.strerror(number))
-
-
-def start_writing(fd: int, offset: int, byte_count: int) -> None:
-    """Have the kernel begin to write a range to the disk now, so that the sync at the end waits for less.
-
-    It promises nothing: what it does not do, the sync does.
-    """
-    _libc.sync_file_range(fd, offset, byte_count, _SYNC_FILE_RANGE_WRITE)
 
 
 def device_size(fd: int) -> int:

@@ -34,7 +34,7 @@ import numpy as np
 from blockvault import kernel
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
-from blockvault.image.system import start_writing, sync_folder, zero_range
+from blockvault.image.system import sync_folder, zero_range
 from blockvault.model import ChunkState
 from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, chunk_count
 from blockvault.snapshots.batches import all_rows, in_order, is_stated, pieces_of, runs_of, worker_count
@@ -267,7 +267,8 @@ class DiskCapture:
         sync_folder(os.path.dirname(self.path))
         reach("snapshot.raw.begun")
         # From here on the list is there: whoever sees the file changed looks at it first.
-        os.ftruncate(self._fd, padded)
+        if os.fstat(self._fd).st_size < padded:  # to its own size it would still count as written to
+            os.ftruncate(self._fd, padded)
         self._padded = padded
 
     def _cells_to_look_at(self, old_chunks: int) -> list[int]:
@@ -427,9 +428,6 @@ class DiskCapture:
                 fresh=fresh,
                 cancel=self.context.token,
             )
-            if fresh:
-                first, last = int(wanted[0]), int(wanted[-1])
-                start_writing(self._fd, first * self.context.chunk_size, (last - first + 1) * self.context.chunk_size)
             return piece, np.array(batch.digests), batch.read_bytes
 
         digests = np.empty((len(chunks), 16), np.uint8)

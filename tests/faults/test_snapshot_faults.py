@@ -194,6 +194,20 @@ def test_a_file_system_that_fills_up_in_mid_copy(tmp_path: Path, mounted: Callab
     assert sorted(path.relative_to(mount) for path in mount.rglob("*") if path.is_file()) == files
     assert world.numbers() == [1]
     world.check(1)
+
+    def others_take_the_room() -> None:
+        with (mount / "others").open("wb", buffering=0) as file:
+            while True:  # ends by the error that the capture then has
+                file.write(bytes(1 << 20))
+
+    # What was zeroed has kept its space: putting it back does not need what others have taken meanwhile.
+    os.truncate(world.image(), 600 * CHUNK)
+    at("snapshot.raw.written", others_take_the_room)
+    assert kind_of(world, DeviceError, place=place) == "snapshot.no-space"
+    failpoints.set_hook(None)
+    (mount / "others").unlink()
+    assert sorted(path.relative_to(mount) for path in mount.rglob("*") if path.is_file()) == files
+    world.check(1)
     os.truncate(world.image(), 600 * CHUNK)
     world.capture(days=90, place=place)
     world.check_all()
