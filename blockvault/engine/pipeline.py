@@ -29,9 +29,9 @@ def worker_count() -> int:
     return max(1, len(os.sched_getaffinity(0)))
 
 
-def batch_chunks(chunk_size: int, batch_bytes: int = BATCH_BYTES) -> int:
-    """Chunks in a batch of so many bytes, at least two."""
-    return max(2, batch_bytes // chunk_size)
+def batch_chunks(chunk_size: int, batch_bytes: int | None = None) -> int:
+    """Chunks in a batch of so many bytes (None: `BATCH_BYTES`), at least two."""
+    return max(2, (batch_bytes or BATCH_BYTES) // chunk_size)
 
 
 def in_order(work: Callable[[In], Out], inputs: Iterable[In], *, workers: int | None = None) -> Iterator[Out]:
