@@ -1,6 +1,8 @@
 """The instant-restore tier: local point-in-time copies of an item's disks, kept for days.
 
-`tier.SnapshotTier` is the door. `place` decides where and how, `reflink` clones, `raw` copies where the file
-system cannot clone, `chain` and `overlay` read what `raw` wrote, `deltas` is its list of old chunks on disk,
-and `records` is what the host remembers.
+Reading order: `tier` is the door; `place` decides where and how; `reflink` clones. Where a file system cannot
+clone, `raw_item` captures an item's disks and `raw_disk` each of them, into the newest-state file that
+`newest` keeps; what it overwrites goes to the lists and deltas of `deltas` first, `overlay` reads the two
+together (R18), and `chains` says what belongs together and what may go. `records` is what the host remembers,
+and the journal of it all.
 """

@@ -70,7 +70,6 @@ def run_capture(world: World, step: str, visit: int = 1) -> subprocess.Completed
     command = [sys.executable, "-c", CHILD, str(world.root), str(len(world.item.disks)), HELPERS]
     # The child counts the copies: it must find one less than its own number.
     made = [world.copies / f"{world.number + 1}-{disk.name}.img" for disk in world.item.disks]
-    hidden = [path.with_name("." + path.name) for path in made]
     aside = world.root / "aside"
     aside.mkdir(exist_ok=True)
     hidden = [path.rename(aside / path.name) for path in made]
