@@ -110,3 +110,23 @@ def names_under(*folders: str | Path) -> set[str]:
 def copy_tree(source: str | Path, target: str | Path) -> None:
     """A copy with times kept, as `cp -a` makes it; links stay links."""
     shutil.copytree(source, target, symlinks=True)
+
+
+def differing_chunks(left: Path, right: Path, chunk_size: int) -> set[int]:
+    """Chunks in which two files differ; what lies beyond an end reads as zeros."""
+    rows = {
+        chunk
+        for path in (left, right)
+        for start, end in _data_pieces(path)
+        for chunk in range(start // chunk_size, -(-end // chunk_size))
+    }
+    found = set()
+    with left.open("rb") as a, right.open("rb") as b:
+        for chunk in rows:
+            pair = []
+            for file in (a, b):
+                file.seek(chunk * chunk_size)
+                pair.append(file.read(chunk_size).ljust(chunk_size, b"\0"))
+            if pair[0] != pair[1]:
+                found.add(chunk)
+    return found
