@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from blockvault.failpoints import Hook
 
 MIB = 1 << 20
+
+# A shell starts what it puts in the background with Ctrl-C ignored, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _need(*tools: str) -> None:
