@@ -50,6 +50,11 @@ OPEN_PACKS_MAX = 64
 _GENERATION = re.compile(r"^([0-9a-f]{32})\.(\d+)-[0-9a-f]{8}\Z")
 
 
+def generation_of(name: str) -> int:
+    """The number of a generation, from its object's name."""
+    return int(name.rsplit(".", 1)[1].split("-", maxsplit=1)[0])
+
+
 def pack_folder(pack: PackName) -> str:
     """The folder of a pack: its last two hexadecimal digits, which are random."""
     return f"{PACKS_FOLDER}/{pack.hex()[-2:]}"
@@ -176,6 +181,10 @@ class PackReader:
         """What `kernel.decode` takes: descriptor, key if encrypted, associated data."""
         return self.fd, self._sealer.key if self._sealer.encrypted else None, self._sealer.associated
 
+    def unseal(self, slot: int, stored: bytes) -> bytes:
+        """A block's stored bytes without their encryption, if there is one. Raises `CorruptionError`."""
+        return self._sealer.unseal(slot, stored) if self._sealer.encrypted else stored
+
     def close(self) -> None:
         """Give the descriptor back."""
         if self.fd >= 0:
@@ -268,10 +277,16 @@ class PackShelf:
                 self._readers.move_to_end(pack)
                 return reader
         last: CorruptionError | None = None
-        for name in self.names(pack):
+        names = self.names(pack)
+        tried: set[str] = set()
+        while names:
+            name, *names = names
+            tried.add(name)
             try:
                 reader = read_table(self._store, self._keys, name)
             except NotFoundError:
+                # Reclaim has put a newer generation in its place since the folder was listed.
+                names = [other for other in self.names(pack, refresh=True) if other not in tried]
                 continue
             except CorruptionError as error:
                 self.damage[name] = error.why or error.message
