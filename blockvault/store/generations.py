@@ -27,7 +27,7 @@ from blockvault.format.tables import NO_BASE, encode_table
 from blockvault.ids import PackName
 from blockvault.model import Codec, VaultKeys
 from blockvault.store.local import LocalStore, device_error
-from blockvault.store.packs import PackReader, generation_of, pack_folder
+from blockvault.store.packs import PackReader, generation_of, generations, pack_folder
 
 COPY_BYTES = 8 << 20
 
@@ -66,8 +66,7 @@ def write_generation(
     for slot in fresh:
         keep[slot] = False
     pack = PackName(bytes.fromhex(os.path.basename(reader.name).split(".")[0]))
-    there = [entry for entry in store.entries(pack_folder(pack)) if entry.startswith(f"{pack.hex()}.")]
-    number = max(generation_of(entry) for entry in [*there, reader.name]) + 1
+    number = max(generation_of(entry) for entry in generations(store, pack)) + 1
     name = f"{pack_folder(pack)}/{pack.hex()}.{number}-{os.urandom(4).hex()}"
     sealer = new_sealer(keys, Kind.PACK, name)
     lengths = np.zeros(table.slot_count, dtype=np.uint32)

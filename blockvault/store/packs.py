@@ -61,14 +61,6 @@ def pack_folder(pack: PackName) -> str:
 
 
 @dataclass(slots=True)
-class PlacedBlocks:
-    """What `PackWriter.append` answers: where each block of a batch went."""
-
-    pack: PackName
-    first_slot: int
-
-
-@dataclass(slots=True)
 class _Columns:
     ids: list[NDArray[np.uint8]] = field(default_factory=list)
     lengths: list[NDArray[np.uint32]] = field(default_factory=list)
@@ -220,6 +212,13 @@ def read_table(store: LocalStore, keys: VaultKeys, name: str) -> PackReader:
     except OSError as error:
         os.close(fd)
         raise device_error(error, f"reading {name} of the vault") from error
+
+
+def generations(store: LocalStore, pack: PackName) -> list[str]:
+    """Object names of a pack's generations as they lie in the vault now, newest first."""
+    folder = pack_folder(pack)
+    names = [f"{folder}/{entry}" for entry in store.entries(folder) if _GENERATION.match(entry)]
+    return sorted((name for name in names if pack.hex() in name), key=generation_of, reverse=True)
 
 
 class PackShelf:
