@@ -29,7 +29,6 @@ from blockvault.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from blockvault.format import records
 from blockvault.ids import ItemId
 from blockvault.image.reader import DiskReader
 from blockvault.image.source import ImageSource, SourceState
@@ -47,6 +46,7 @@ from blockvault.model import (
     Tier,
 )
 from blockvault.monitor import Monitor
+from blockvault.store import condemned
 from blockvault.store.catalog import point_object
 from blockvault.store.digests import DigestState
 from blockvault.store.leases import Lease
@@ -388,18 +388,19 @@ class Backup:
         audit = "every chunk was read" if by_digest else "every data chunk was read and compared by identity"
         if parent is None or blank.parent is None:
             audit = "every data chunk was read"
-        context = TransferContext(
-            self._session.store,
-            self._session.keys,
-            self._session.shelf,
-            self._session.catalog,
-            self._session.index,
-            self._session.origin,
-            monitor,
-            utc_now,
-            level,
-        )
         with self._lease(blank, "transfer"):
+            context = TransferContext(
+                self._session.store,
+                self._session.keys,
+                self._session.shelf,
+                self._session.catalog,
+                self._session.index,
+                self._session.origin,
+                monitor,
+                utc_now,
+                condemned.look(self._session.store, self._session.keys),
+                level,
+            )
             transfer = Transfer(context, now=utc_now())
             point = transfer.run(replace(blank, audit=audit), inputs, before_commit=before_commit)
         self._session.catalog.refresh()
@@ -407,20 +408,8 @@ class Backup:
         return point
 
     def _lease(self, point: Point, operation: str) -> Lease:
-        parents = []
-        if point.parent is not None:
-            parents.append(
-                records.RefBody(point.parent.origin, point.parent.number, (point.parent_digest or b"").hex())
-            )
-        return Lease(
-            self._session.store,
-            self._session.keys,
-            origin=self._session.origin,
-            operation=operation,
-            item=point.item_name,
-            parents=parents,
-            now=utc_now(),
-        )
+        parents = [] if point.parent is None else [(point.parent, point.parent_digest or b"")]
+        return self._session.lease(operation, point.item_name, parents)
 
     def _result(
         self,

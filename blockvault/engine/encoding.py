@@ -26,6 +26,7 @@ from blockvault.image.reader import DiskReader
 from blockvault.model import ChunkState, Codec, FillKind, VaultKeys
 from blockvault.monitor import Monitor
 from blockvault.store.catalog import Catalog
+from blockvault.store.condemned import Condemned
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
 from blockvault.store.manifest import CellMap
@@ -44,6 +45,7 @@ class TransferContext:
     origin: OriginId
     monitor: Monitor
     clock: Callable[[], datetime]
+    condemned: Condemned  # as it was after the lease was taken
     level: int = 1
 
 
@@ -180,6 +182,8 @@ class BatchWorker:
     def _holds(self, place: Place, name: bytes) -> bool:
         """R2: a hit counts only after the full id was read equal in the pack's table; and only full blocks count."""
         pack, slot = place
+        if self.context.condemned.hits(pack, np.array([slot])):
+            return False  # it is about to be deleted
         try:
             table = self.context.shelf.reader(pack).table
         except CorruptionError:

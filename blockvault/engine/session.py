@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 
-from blockvault.clock import to_text
+from blockvault.clock import to_text, utc_now
 from blockvault.errors import (
     BlockVaultError,
     ConflictError,
@@ -23,11 +25,14 @@ from blockvault.format import records
 from blockvault.format.envelope import FORMAT_VERSION, Kind, seal_record, unseal_record
 from blockvault.format.index import decode_index
 from blockvault.ids import OriginId
+from blockvault.model import Point, PointRef
 from blockvault.snapshots.tier import SnapshotTier
 from blockvault.store.catalog import Catalog, record_names
 from blockvault.store.folder import VaultFolder
 from blockvault.store.host import HostState
 from blockvault.store.index import Index
+from blockvault.store.leases import Lease
+from blockvault.store.locks import FileLock
 from blockvault.store.packs import PackShelf
 
 _open_here: set[str] = set()
@@ -120,6 +125,33 @@ class Session:
                 why="the folder or its file system is read-only for this user",
                 do="check the rights on the folder; restore and verify work as it is",
             )
+
+    def lease(self, operation: str, item: str, parents: Iterable[tuple[PointRef, bytes]]) -> Lease:
+        """A lease that names the points, by their records' digests, that the work builds on (R16)."""
+        named = [records.RefBody(ref.origin, ref.number, digest.hex()) for ref, digest in parents]
+        return Lease(
+            self.store, self.keys, origin=self.origin, operation=operation, item=item, parents=named, now=utc_now()
+        )
+
+    def reading(self, points: Iterable[Point]) -> AbstractContextManager[object]:
+        """A read lease on points: what they need stays until it ends, whatever becomes of them meanwhile.
+
+        None where the vault cannot be written: nobody on this machine can delete anything there then.
+        """
+        if self.index is None:
+            return nullcontext()
+        found = list(points)
+        item = found[0].item_name if len(found) == 1 else ""
+        return self.lease("read", item, [(point.ref, point.digest) for point in found])
+
+    def reclaim_lock(self, now: datetime) -> FileLock:
+        """Held by whoever deletes or rewrites packs: one at a time in a vault."""
+        return FileLock(
+            os.path.join(self.path, "reclaim.lock"),
+            kind="vault.locked",
+            subject=f"the vault '{self.name}' is being reclaimed or repaired",
+            now=now,
+        )
 
     def label(self, origin: OriginId) -> str:
         """What a writing host calls itself; its id's beginning if its record cannot be read."""

@@ -19,7 +19,6 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from blockvault.clock import to_text
 from blockvault.engine.churn import CellChurn, ChurnFinder, FillSpan
 from blockvault.engine.encoding import Batch, BatchWorker, Outcome, TransferContext
 from blockvault.engine.layering import LayerBuilder
@@ -27,7 +26,6 @@ from blockvault.engine.packing import PackFiller
 from blockvault.engine.pipeline import batch_chunks, in_order
 from blockvault.errors import AlreadyExistsError, BlockVaultError, ConflictError, CorruptionError
 from blockvault.failpoints import reach
-from blockvault.format import records
 from blockvault.format.layers import build_segment
 from blockvault.format.records import LAYERS_MAX
 from blockvault.format.tables import NO_BASE
@@ -38,11 +36,14 @@ from blockvault.model import (
     Codec,
     FillKind,
     LayerRef,
+    Mark,
+    MarkKind,
     Point,
     PointDisk,
     PointStatistics,
 )
 from blockvault.model.geometry import chunk_count
+from blockvault.store import condemned
 from blockvault.store.catalog import point_object
 from blockvault.store.digests import DigestState, DigestWriter
 from blockvault.store.layers import layer_object
@@ -329,7 +330,7 @@ class Transfer:
         if not 0 <= elapsed <= GRACE_SECONDS / 2:
             context.catalog.put_mark(
                 point.ref,
-                records.MarkBody(kind="void", at=to_text(point.committed), reason="the commit took too long"),
+                Mark(MarkKind.VOID, point.committed, reason="the commit took too long"),
             )
             raise ConflictError(
                 "transfer.fenced",
@@ -345,15 +346,15 @@ class Transfer:
         problem = ""
         if point.parent is not None and not context.catalog.check_parent(point.parent, point.parent_digest or b""):
             problem = f"its parent, point {point.parent.number}, is no longer there"
-        condemned = [entry.split(".")[0] for entry in context.store.entries("main/condemned")]
+        marked = condemned.look(context.store, context.keys)
         for ref in [ref for disk in point.disks for ref in disk.layers]:
             if not context.store.exists(layer_object(ref.name)):
                 problem = f"layer {ref.name.hex()} is no longer there"
-            if ref.name.hex() in condemned:
+            if ref.name.hex() in marked.whole:
                 problem = f"layer {ref.name.hex()} is condemned"
         for pack, slots in _needed_slots(builders).items():
-            if pack.hex() in condemned:
-                problem = f"pack {pack.hex()} is condemned"
+            if marked.hits(pack, slots):
+                problem = f"pack {pack.hex()} is condemned, or slots of it are"
             try:
                 table = context.shelf.newest_reader(pack).table
             except CorruptionError as error:

@@ -56,6 +56,7 @@ class Kind(StrEnum):
     CONFIG = "CONF"
     LEASE = "LEAS"
     ORIGIN = "ORIG"
+    CONDEMNED = "COND"
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:

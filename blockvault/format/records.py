@@ -15,6 +15,7 @@ from blockvault.clock import from_text, to_text
 from blockvault.errors import InvalidInputError
 from blockvault.format import jsontext
 from blockvault.format.envelope import damaged
+from blockvault.format.tables import SLOTS_MAX
 from blockvault.ids import DISK_NAME, ITEM_NAME, ItemId, LayerName, OriginId, PointId
 from blockvault.model import (
     ChurnSource,
@@ -22,6 +23,7 @@ from blockvault.model import (
     DiskSpec,
     Item,
     LayerRef,
+    Mark,
     Point,
     PointDisk,
     PointRef,
@@ -32,6 +34,7 @@ LAYERS_MAX = 16
 SIZE_MAX = 1 << 62
 Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
+Slot = Annotated[int, msgspec.Meta(ge=0, le=SLOTS_MAX)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=SIZE_MAX)]
 
 
@@ -96,11 +99,29 @@ class PointBody(msgspec.Struct, frozen=True):
 
 
 class MarkBody(msgspec.Struct, frozen=True):
-    """A mark on a point: `void`, and what later stages add."""
+    """A mark on a point (`model/mark.py`)."""
 
     kind: str
     at: str
     reason: str = ""
+    by: str = ""
+    until: str | None = None
+
+
+class CondemnedBody(msgspec.Struct, frozen=True):
+    """An object, or some slots of a pack, that are about to be deleted (R10)."""
+
+    object: str
+    at: str
+    slots: list[tuple[Slot, Slot]] | None = None  # first slot and count; None: the whole object
+
+
+class RoundBody(msgspec.Struct, frozen=True):
+    """Which leases were alive when a round of condemning had ended: it waits until all of them are gone."""
+
+    round: Hex16
+    at: str
+    leases: list[Hex16]
 
 
 class ItemBody(msgspec.Struct, frozen=True):
@@ -241,6 +262,26 @@ def point_from_body(name: str, body: PointBody, digest: bytes) -> Point:
             refreshed_at=body.refreshed_at,
             digest=digest,
         )
+    except InvalidInputError as error:
+        raise damaged(name, str(error)) from None
+
+
+def mark_to_body(mark: Mark) -> MarkBody:
+    """The record of a mark."""
+    return MarkBody(
+        kind=mark.kind,
+        at=to_text(mark.at),
+        reason=mark.reason,
+        by=mark.by,
+        until=to_text(mark.until) if mark.until else None,
+    )
+
+
+def mark_from_body(name: str, body: MarkBody) -> Mark:
+    """A mark from its record."""
+    try:
+        until = from_text(body.until) if body.until else None
+        return Mark(kind=body.kind, at=from_text(body.at), reason=body.reason, by=body.by, until=until)
     except InvalidInputError as error:
         raise damaged(name, str(error)) from None
 

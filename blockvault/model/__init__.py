@@ -2,6 +2,7 @@
 
 from blockvault.model.enums import ChunkState, ChurnSource, Codec, Consistency, FillKind, Tier
 from blockvault.model.item import DiskSpec, Item
+from blockvault.model.mark import Mark, MarkKind, PointState, state_of
 from blockvault.model.point import LayerRef, Point, PointDisk, PointRef, PointStatistics
 from blockvault.model.request import SnapshotRequest
 from blockvault.model.results import (
@@ -10,6 +11,7 @@ from blockvault.model.results import (
     DiffResult,
     DryRunResult,
     PointInfo,
+    ReclaimResult,
     RestoreResult,
     SnapshotResult,
     TouchedRange,
@@ -33,11 +35,15 @@ __all__ = [
     "FillKind",
     "Item",
     "LayerRef",
+    "Mark",
+    "MarkKind",
     "Point",
     "PointDisk",
     "PointInfo",
     "PointRef",
+    "PointState",
     "PointStatistics",
+    "ReclaimResult",
     "RestoreResult",
     "Secret",
     "SnapshotDisk",
@@ -51,4 +57,5 @@ __all__ = [
     "UsageRow",
     "VaultKeys",
     "VerifyReport",
+    "state_of",
 ]

@@ -171,3 +171,17 @@ class UsageReport:
     snapshot_bytes: int
     free_bytes: int
     rows: tuple[UsageRow, ...]
+
+
+@dataclass(slots=True)
+class ReclaimResult:
+    """What reclaim freed, and what it left: `waiting_objects` until the running jobs `waiting_for` have ended."""
+
+    freed_bytes: int = 0
+    moved_bytes: int = 0  # written again, in next generations
+    deleted_packs: int = 0
+    rewritten_packs: int = 0
+    deleted_layers: int = 0
+    left_dead_bytes: int = 0  # dead, in packs that are not worth rewriting
+    waiting_objects: int = 0
+    waiting_for: set[str] = field(default_factory=set)

@@ -8,15 +8,22 @@ it up is one listing of each folder and reading what is new. A record that canno
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from blockvault.errors import AlreadyExistsError, BlockVaultError, CorruptionError, NotFoundError
+from blockvault.errors import (
+    AlreadyExistsError,
+    BlockVaultError,
+    ConflictError,
+    CorruptionError,
+    InternalError,
+    NotFoundError,
+)
 from blockvault.failpoints import reach
 from blockvault.format import records
 from blockvault.format.envelope import Kind, seal_record, unseal_record, write_id_of
 from blockvault.ids import OriginId, random_name
-from blockvault.model import Item, Point, PointRef, VaultKeys
+from blockvault.model import Item, Mark, MarkKind, Point, PointRef, PointState, VaultKeys, state_of
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
 
@@ -29,6 +36,7 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.MARK: ("marks", _HEX, "[0-9]{10}", "[0-9]{6}"),
     Kind.INDEX: ("main/index", _HEX, "[0-9]{10}"),
 }
+MARK_TRIES = 20
 
 
 def record_names(store: LocalStore, kind: Kind) -> list[str]:
@@ -43,6 +51,11 @@ def record_names(store: LocalStore, kind: Kind) -> list[str]:
 def point_object(ref: PointRef) -> str:
     """The object's name of a point's record."""
     return f"points/{ref.origin}/{ref.number:010d}"
+
+
+def _in_order(marks: dict[int, Mark | None]) -> list[Mark | None]:
+    """Marks from the first to the last; None also for one that is missing among them."""
+    return [marks.get(sequence) for sequence in range(1, max(marks, default=0) + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,7 @@ class Catalog:
         self._index = index
         self.damage: dict[str, DamagedRecord] = {}
         self._points: dict[PointRef, Point] = {}
-        self._marks: dict[PointRef, list[records.MarkBody]] = {}
+        self._marks: dict[PointRef, dict[int, Mark | None]] = {}  # by sequence; None: it cannot be read
         self._items: dict[str, Item] = {}
         self.refresh()
 
@@ -79,13 +92,16 @@ class Catalog:
             except CorruptionError as error:
                 self.damage[name] = DamagedRecord(name, error.why or error.message)
         self._marks = {}
-        for name, (body, _) in sorted(self._bodies("marks", Kind.MARK).items()):
-            _, origin, number, _ = name.split("/")
+        bodies = self._bodies("marks", Kind.MARK)
+        for name in {*bodies, *(name for name in self.damage if name.startswith("marks/"))}:
+            _, origin, number, sequence = name.split("/")
+            mark: Mark | None = None
             try:
-                mark = records.decode(name, body, records.MarkBody)
-                self._marks.setdefault(PointRef(OriginId(origin), int(number)), []).append(mark)
+                if name in bodies:
+                    mark = records.mark_from_body(name, records.decode(name, bodies[name][0], records.MarkBody))
             except CorruptionError as error:
                 self.damage[name] = DamagedRecord(name, error.why or error.message)
+            self._marks.setdefault(PointRef(OriginId(origin), int(number)), {})[int(sequence)] = mark
         self._items = {}
         for name, (body, _) in sorted(self._bodies("items", Kind.ITEM).items()):
             try:
@@ -120,17 +136,25 @@ class Catalog:
         return bodies
 
     def points(self) -> list[Point]:
-        """Points that count: not void, in order of number."""
-        live = [point for ref, point in self._points.items() if not self.is_void(ref)]
-        return sorted(live, key=lambda point: (point.ref.number, point.ref.origin))
+        """Roots: points that are neither void nor purged, soft-deleted ones too, in order of number."""
+        roots = [point for ref, point in self._points.items() if self.state(ref).is_root]
+        return sorted(roots, key=lambda point: (point.ref.number, point.ref.origin))
+
+    def ended(self) -> list[PointRef]:
+        """Points with a record that are no roots any more: void or purged."""
+        return sorted(ref for ref in self._points if not self.state(ref).is_root)
 
     def point(self, ref: PointRef) -> Point | None:
-        """A point that counts, or None."""
-        return None if self.is_void(ref) else self._points.get(ref)
+        """A root, or None."""
+        return self._points.get(ref) if self.state(ref).is_root else None
 
-    def is_void(self, ref: PointRef) -> bool:
-        """Whether a `void` mark took the point back (R8)."""
-        return any(mark.kind == "void" for mark in self._marks.get(ref, ()))
+    def record(self, ref: PointRef) -> Point | None:
+        """A point's record, whether it is a root or not."""
+        return self._points.get(ref)
+
+    def state(self, ref: PointRef) -> PointState:
+        """What the marks of a point come to, as of the last look."""
+        return state_of(_in_order(self._marks.get(ref, {})))
 
     def newest_numbers(self) -> dict[str, int]:
         """Highest number seen per origin, over records and marks, readable or not (R12)."""
@@ -150,9 +174,9 @@ class Catalog:
         return self._items.get(item_id)
 
     def check_parent(self, ref: PointRef, digest: bytes) -> bool:
-        """Whether a point's record is still there, the same, and not void (R8)."""
+        """Whether a point's record is still there, the same, and a root (R8)."""
         self.refresh()
-        return self.stands(ref, digest) and not self.is_void(ref)
+        return self.stands(ref, digest) and self.state(ref).is_root
 
     def stands(self, ref: PointRef, digest: bytes) -> bool:
         """Whether a point's record lies in the vault whole and the same, whatever LMDB remembers of it."""
@@ -181,12 +205,60 @@ class Catalog:
         self._create(Kind.ITEM, name, records.encode(records.item_to_body(item)))
         self._items[item.id] = item
 
-    def put_mark(self, ref: PointRef, mark: records.MarkBody) -> None:
-        """Create the next mark of a point."""
+    def put_mark(self, ref: PointRef, mark: Mark, check: Callable[[PointState], None] | None = None) -> PointState:
+        """Create the next mark of a point; returns the state after it.
+
+        Marks are read again from the objects, `check` may refuse the state that they come to, and the mark takes
+        exactly the next sequence: whatever was said in between makes it fail, and all of that is done again; but a
+        purge is then given up, for what was said may have been a hold (R19).
+
+        Raises:
+            ConflictError: others made marks meanwhile (`point.marked-meanwhile`).
+            BlockVaultError: what `check` raised.
+        """
         folder = f"marks/{ref.origin}/{ref.number:010d}"
-        sequence = max([int(entry) for entry in self._store.entries(folder) if entry.isdigit()], default=0) + 1
-        self._create(Kind.MARK, f"{folder}/{sequence:06d}", records.encode(mark))
-        self._marks.setdefault(ref, []).append(mark)
+        for _ in range(MARK_TRIES):
+            known = self._read_marks(folder)
+            if check is not None:
+                check(state_of(_in_order(known)))
+            sequence = max(known, default=0) + 1
+            try:
+                self._create(Kind.MARK, f"{folder}/{sequence:06d}", records.encode(records.mark_to_body(mark)))
+            except AlreadyExistsError:
+                if mark.kind == MarkKind.PURGE:
+                    break
+                continue
+            reach("mark.made")
+            known[sequence] = mark
+            self._marks[ref] = known
+            return state_of(_in_order(known))
+        raise ConflictError(
+            "point.marked-meanwhile",
+            f"point {ref.number} was changed by another process at the same time",
+            why="a mark was put on it while this one was being made",
+            do="look at it with `blockvault point show` and run the command again",
+        )
+
+    def _read_marks(self, folder: str) -> dict[int, Mark | None]:
+        """The marks of a point as they lie in the vault now, by sequence."""
+        known: dict[int, Mark | None] = {}
+        for entry in self._store.entries(folder):
+            if not re.fullmatch("[0-9]{6}", entry):
+                continue
+            name = f"{folder}/{entry}"
+            try:
+                body, _ = unseal_record(self._keys, Kind.MARK, name, self._store.read(name))
+                known[int(entry)] = records.mark_from_body(name, records.decode(name, body, records.MarkBody))
+            except (CorruptionError, NotFoundError):
+                known[int(entry)] = None
+        return known
+
+    def drop_record(self, ref: PointRef) -> None:
+        """Delete the record of a point that is no root any more; its marks stay as tombstones (R12)."""
+        if self.state(ref).is_root:
+            raise InternalError("point.still-a-root", f"point {ref.number} is a root and its record stays")
+        self._store.delete(point_object(ref))
+        self._points.pop(ref, None)
 
     def _create(self, kind: Kind, name: str, body: bytes) -> bytes:
         """Create-only with a write id: "already there" is success only if it is our own write (R7)."""

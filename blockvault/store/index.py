@@ -244,6 +244,28 @@ class Index:
         txn.put(pack, _U32.pack(number), db=self._pack_number)
         return int(number)
 
+    def drop_blocks(self, pack: PackName, prefixes: NDArray[np.uint64]) -> None:
+        """Forget blocks that lie in a pack, given by their ids' first 8 bytes; what lies in another pack stays."""
+        order = np.sort(prefixes)
+
+        def work(txn: Any) -> None:
+            number = txn.get(pack, db=self._pack_number)
+            if number is None:
+                return
+            for prefix in order.tolist():
+                key = _U64.pack(prefix)
+                place = txn.get(key, db=self._blocks)
+                if place is not None and bytes(place[:4]) == bytes(number):
+                    txn.delete(key, db=self._blocks)
+
+        self._write(work)
+
+    def forget_segments(self, segments: Iterable[str]) -> None:
+        """Index segments (`<origin>/<seq>`) that are gone from the vault."""
+        gone = sorted(segments)
+        if gone:
+            self._write(lambda txn: [txn.delete(segment.encode(), db=self._segments) for segment in gone])
+
     def segments(self) -> set[str]:
         """Index segments (`<origin>/<seq>`) that are in."""
         return self._read(lambda txn: {bytes(key).decode() for key, _ in txn.cursor(db=self._segments)})

@@ -119,15 +119,8 @@ class LayerReader:
     def __init__(self, store: LocalStore, keys: VaultKeys, ref: LayerRef, chunk_size: int) -> None:
         self.ref = ref
         self.name = layer_object(ref.name)
-        try:
-            self._fd = store.open(self.name)
-        except NotFoundError:
-            raise CorruptionError(
-                "vault.layer-missing",
-                f"the vault's layer {self.name} is missing",
-                why="a point's manifest lists it but no such object is there",
-                do="put it back from a copy of the vault, or run `blockvault verify` to see what it touches",
-            ) from None
+        self._store = store
+        self._fd = self._open()
         try:
             size = os.fstat(self._fd).st_size
             offset, length = directory_range(
@@ -151,6 +144,17 @@ class LayerReader:
         self._lock = threading.Lock()
         self._cache: OrderedDict[int, Segment] = OrderedDict()
 
+    def _open(self) -> int:
+        try:
+            return self._store.open(self.name)
+        except NotFoundError:
+            raise CorruptionError(
+                "vault.layer-missing",
+                f"the vault's layer {self.name} is missing",
+                why="a point's manifest lists it but no such object is there",
+                do="put it back from a copy of the vault, or run `blockvault verify` to see what it touches",
+            ) from None
+
     def entry(self, cell: int) -> Any | None:
         """The root's entry that covers `cell`, or None if the layer says nothing of it."""
         at = int(np.searchsorted(self._cells, cell, side="right")) - 1
@@ -165,12 +169,24 @@ class LayerReader:
         return cells
 
     def segment(self, entry: Any) -> Segment:
-        """Read the segment of an entry. Raises `CorruptionError`."""
+        """The segment of an entry, from the few last read or from the vault. Raises `CorruptionError`."""
         cell = int(entry["cell"])
         with self._lock:
             cached = self._cache.get(cell)
         if cached is not None:
             return cached
+        segment = self.read_segment(entry)
+        with self._lock:
+            self._cache[cell] = segment
+            while len(self._cache) > SEGMENT_CACHE:
+                self._cache.popitem(last=False)
+        return segment
+
+    def read_segment(self, entry: Any) -> Segment:
+        """Read the segment of an entry from the vault. Raises `CorruptionError`."""
+        cell = int(entry["cell"])
+        if self._fd < 0:
+            self._fd = self._open()
         try:
             stored = os.pread(self._fd, int(entry["length"]), int(entry["offset"]))
         except OSError as error:
@@ -178,15 +194,10 @@ class LayerReader:
         if stored[-TAG_BYTES:] != entry["tag"].tobytes():
             raise damaged(self.name, f"the segment of cell {cell} is not the one that its root names")
         plain = unpack_frame(self.name, self._sealer.unseal(cell, stored), SEGMENT_PLAIN_MAX)
-        segment = decode_segment(self.name, plain)
-        with self._lock:
-            self._cache[cell] = segment
-            while len(self._cache) > SEGMENT_CACHE:
-                self._cache.popitem(last=False)
-        return segment
+        return decode_segment(self.name, plain)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Give the descriptor back; reading a segment later opens the layer again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

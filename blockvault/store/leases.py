@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import os
 import re
+import time
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 
 from blockvault.clock import to_text
+from blockvault.errors import CorruptionError, NotFoundError
 from blockvault.format import records
-from blockvault.format.envelope import Kind, seal_record
+from blockvault.format.envelope import Kind, seal_record, unseal_record
 from blockvault.ids import OriginId, random_name
-from blockvault.model import VaultKeys
+from blockvault.model import PointRef, VaultKeys
 from blockvault.store.local import LocalStore, device_error, make_folders, write_all
 from blockvault.store.locks import try_lock
+
+READ_TRIES = 50
 
 
 def boot_id() -> str:
@@ -28,6 +33,69 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A lease whose holder lives, since when by the store's time.
+
+    `parents` is None where it cannot be read: what it builds on is not known.
+    """
+
+    writer: str
+    operation: str
+    parents: tuple[PointRef, ...] | None
+    since: float = 0.0
+
+
+def live_leases(store: LocalStore, keys: VaultKeys) -> list[Live]:
+    """The leases of those who are at work now; dead ones are removed on the way."""
+    found = []
+    for entry in sorted(store.entries("leases")):
+        if re.fullmatch(r"[0-9a-f]{32}", entry) and not _remove_if_dead(store.path(f"leases/{entry}")):
+            lease = _read(store, keys, entry)
+            if lease is not None:
+                found.append(lease)
+    return found
+
+
+def _read(store: LocalStore, keys: VaultKeys, writer: str) -> Live | None:
+    """What a lease says. It is written in place after it is locked: one that is not whole yet is read again."""
+    name = f"leases/{writer}"
+    for _ in range(READ_TRIES):
+        try:
+            body, _ = unseal_record(keys, Kind.LEASE, name, store.read(name, limit=1 << 20))
+            told: records.LeaseBody = records.decode(name, body, records.LeaseBody)
+            since = store.modified(name)
+        except CorruptionError:
+            time.sleep(0.02)
+            continue
+        except NotFoundError:
+            return None  # it ended just now: if its writer committed, the record is there already
+        parents = tuple(PointRef(OriginId(parent.origin), parent.number) for parent in told.parents)
+        return Live(writer, told.operation, parents, since)
+    return Live(writer, "", None)
+
+
+def _remove_if_dead(path: str) -> bool:
+    """Remove a lease whose lock is free: its holder is gone. Returns whether it is."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        if not try_lock(fd):
+            return False
+        os.unlink(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 class Lease:
@@ -99,17 +167,5 @@ class Lease:
     def _remove_dead(self) -> None:
         """Remove leases whose holder is gone: their lock is free. One that died before it wrote anything is as dead."""
         for entry in self._store.entries("leases"):
-            if not re.fullmatch(r"[0-9a-f]{32}", entry):
-                continue
-            path = self._store.path(f"leases/{entry}")
-            try:
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            except OSError:
-                continue
-            try:
-                if try_lock(fd):
-                    os.unlink(path)
-            except OSError:
-                continue
-            finally:
-                os.close(fd)
+            if re.fullmatch(r"[0-9a-f]{32}", entry):
+                _remove_if_dead(self._store.path(f"leases/{entry}"))

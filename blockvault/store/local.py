@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from typing import Protocol
 
 from blockvault.errors import AlreadyExistsError, CorruptionError, DeviceError, InternalError, NotFoundError
@@ -40,6 +41,9 @@ class ObjectStore(Protocol):
 
     def size(self, name: str) -> int:
         """Its length in bytes."""
+
+    def modified(self, name: str) -> float:
+        """When it was made, by the store's own time."""
 
     def exists(self, name: str) -> bool:
         """Whether it is there; an error where that cannot be known."""
@@ -259,6 +263,15 @@ class LocalStore:
         except FileNotFoundError:
             raise NotFoundError("store.no-object", f"the vault has no object {name}") from None
 
+    def modified(self, name: str) -> float:
+        """When it was made, by the store's time. Raises `NotFoundError` or `DeviceError`."""
+        try:
+            return os.stat(self.path(name)).st_mtime
+        except FileNotFoundError:
+            raise NotFoundError("store.no-object", f"the vault has no object {name}") from None
+        except OSError as error:
+            raise device_error(error, f"looking for {name} of the vault") from error
+
     def exists(self, name: str) -> bool:
         """Whether it is there. Raises `DeviceError` where that cannot be known."""
         try:
@@ -291,6 +304,23 @@ class LocalStore:
             return
         except OSError as error:
             raise device_error(error, f"deleting {name} of the vault") from error
+
+    def remove_scratch(self, older_seconds: float) -> int:
+        """Remove what lies in `tmp/` for longer than that, by the store's time; returns its bytes.
+
+        Only what jobs that were killed have left: call it when nobody is at work.
+        """
+        folder, freed, now = os.path.join(self.root, "tmp"), 0, self.now()
+        for entry in os.listdir(folder):
+            path = os.path.join(folder, entry)
+            try:
+                status = os.lstat(path)
+                if stat.S_ISREG(status.st_mode) and now - status.st_mtime > older_seconds:
+                    os.unlink(path)
+                    freed += status.st_size
+            except OSError:
+                continue
+        return freed
 
     def now(self) -> float:
         """The file system's time: that of a file just made in the vault (R8, R16: never this host's clock)."""

@@ -22,7 +22,7 @@ from blockvault.clock import utc_now
 from blockvault.format import records
 from blockvault.format.envelope import FORMAT_VERSION, Kind, open_sealer, unseal_record
 from blockvault.ids import OriginId, PackName
-from blockvault.model import PointRef, Secret
+from blockvault.model import Mark, MarkKind, PointRef, Secret
 from blockvault.store import folder as vault_folder
 from blockvault.store.host import HostRecord, folder_identity
 from blockvault.store.index import Index
@@ -59,6 +59,8 @@ BODIES = {
     "ConfigBody": records.ConfigBody,
     "OriginBody": records.OriginBody,
     "LeaseBody": records.LeaseBody,
+    "CondemnedBody": records.CondemnedBody,
+    "RoundBody": records.RoundBody,
     "HostRecord": HostRecord,
 }
 
@@ -178,11 +180,11 @@ def test_every_object_of_a_vault_fits_one_line_of_the_layout(make_site: Callable
     result = site.take(image)
     hook(None)
     look(site)
-    mark = records.MarkBody(kind="void", at="2026-11-20T02:00:00Z")
+    mark = Mark(MarkKind.VOID, utc_now())
     site.vault._session.catalog.put_mark(PointRef(OriginId(site.vault.origin), result.number), mark)
     look(site)
     told = {row["name"] for row in table("layout")}
-    assert met | {"condemned", "scratch"} == told
+    assert met | {"condemned", "round", "reclaim lock", "scratch"} == told
 
 
 def test_objects_open_under_their_names_and_kinds_alone(site: Site) -> None:

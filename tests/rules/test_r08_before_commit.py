@@ -18,9 +18,8 @@ from helpers.site import CHUNK, Site
 
 from blockvault.errors import ConflictError
 from blockvault.failpoints import Hook
-from blockvault.format import records
 from blockvault.ids import PackName
-from blockvault.model import Codec, PointRef
+from blockvault.model import Codec, Mark, MarkKind, PointRef
 from blockvault.store.layers import layer_object
 from blockvault.store.local import LocalStore
 
@@ -64,7 +63,7 @@ class Scene:
 
     def condemn(self, name: str) -> None:
         (self.site.folder / "main/condemned").mkdir(exist_ok=True)
-        (self.site.folder / f"main/condemned/{name}.0001").write_bytes(b"")
+        (self.site.folder / f"main/condemned/{name}.{'0' * 32}").write_bytes(b"")
 
 
 def parent_deleted(scene: Scene) -> None:
@@ -81,7 +80,7 @@ def parent_is_another_record(scene: Scene) -> None:
 def parent_void(scene: Scene) -> None:
     """By another process: this one has not seen the mark."""
     catalog = forge.session(scene.site).catalog
-    catalog.put_mark(scene.parent.ref, records.MarkBody(kind="void", at="2026-01-01T00:00:00Z"))
+    catalog.put_mark(scene.parent.ref, Mark(MarkKind.VOID, datetime(2026, 1, 1, tzinfo=UTC)))
     catalog._marks.clear()
 
 

@@ -24,7 +24,7 @@ from blockvault.format import records
 from blockvault.format.envelope import HEAD, HEAD_BYTES, Kind, seal_record, unseal_record
 from blockvault.format.layers import ENTRY_SEGMENT
 from blockvault.ids import LayerName, PackName
-from blockvault.model import LayerRef, Secret
+from blockvault.model import LayerRef, Mark, Secret
 from blockvault.store.layers import LayerReader
 from blockvault.store.packs import read_table
 
@@ -65,7 +65,7 @@ def fill(site: Site) -> None:
     site.take(image)
     session = forge.session(site)
     for label in ("1", "3"):
-        mark = records.MarkBody(kind="note", at=to_text(utc_now()))
+        mark = Mark("note", utc_now())
         session.catalog.put_mark(forge.point(site, label).ref, mark)
 
 

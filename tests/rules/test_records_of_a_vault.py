@@ -10,9 +10,11 @@ from helpers.damage import flip
 from helpers.files import listing, noise
 from helpers.site import CHUNK, KEY_FILE, Site
 
+from blockvault.clock import utc_now
 from blockvault.errors import BlockVaultError, UnsupportedError
 from blockvault.format import records
 from blockvault.format.envelope import FORMAT_VERSION, Kind, seal_record
+from blockvault.model import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,7 @@ def test_a_flipped_byte_in_a_copy_hides_nothing(site: Site, image: Path, kind: s
     """The bytes of a record in LMDB's file are flipped wherever it has them; the object is whole."""
     first = site.take(image)
     site.take(image)
-    mark = records.MarkBody(kind="a later one", at="2026-11-20T02:00:00Z")
+    mark = Mark("a later one", utc_now())
     opened = site.vault._session
     opened.catalog.put_mark(site.vault.point("1").point.ref, mark)  # type: ignore[union-attr]
     opened.catalog.refresh()
