@@ -45,6 +45,7 @@ EXAMPLES: dict[str, Any] = {
     "string or null": None,
     "object or null": None,
     "array": [],
+    "array or null": [],
     "object": {},
 }
 WRONG: dict[str, Any] = {"hex16": HEX16[1:], "size": -1, "number": 0, "integer": "x"}  # 3 for all others
