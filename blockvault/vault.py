@@ -21,8 +21,10 @@ from blockvault.clock import from_text, utc_now
 from blockvault.config import DEFAULT_VAULT, default_state_dir, default_vault, vault_path
 from blockvault.engine.backup import Backup
 from blockvault.engine.compare import compare
+from blockvault.engine.expire import Expirer
 from blockvault.engine.items import Items
 from blockvault.engine.listing import Listing
+from blockvault.engine.reclaim import MAX_DEAD_DEFAULT
 from blockvault.engine.restoring import Restorer, RestoreRequest
 from blockvault.engine.session import Session
 from blockvault.engine.usage import measure
@@ -34,7 +36,11 @@ from blockvault.model import (
     DiffResult,
     DryRunResult,
     Item,
+    MarkKind,
     PointInfo,
+    PointState,
+    PrunePlan,
+    PruneResult,
     RestoreResult,
     Secret,
     SnapshotRequest,
@@ -44,6 +50,7 @@ from blockvault.model import (
     VerifyReport,
 )
 from blockvault.monitor import Monitor
+from blockvault.policy import RetentionRules
 from blockvault.store.folder import create_vault, open_folder, read_header
 from blockvault.units import CHUNK_BYTES_DEFAULT, check_chunk_size
 
@@ -77,6 +84,7 @@ class Vault:
         self.format_version = session.header.format_version
         self.created = from_text(session.header.created)
         self.created_now = session.created_now
+        self.soft_delete_days = session.soft_delete_days
         self.state_dir = session.state_dir
         self._items = Items(session)
         self._backup = Backup(session, self._items)
@@ -91,6 +99,7 @@ class Vault:
         state_dir: str | None = None,
         chunk_size: int = CHUNK_BYTES_DEFAULT,
         secret: Secret | None = None,
+        soft_delete_days: int = 14,
         now: datetime | None = None,
     ) -> Vault:
         """Make a vault and open it.
@@ -101,6 +110,7 @@ class Vault:
             state_dir: the host's state folder; None: as configured.
             chunk_size: bytes of a chunk for items that do not say otherwise.
             secret: encrypts the vault; None: no encryption.
+            soft_delete_days: how long a deleted point can be brought back, 0 to 3,650 days.
             now: the moment, for records.
 
         Raises:
@@ -122,7 +132,7 @@ class Vault:
                 why=f"{registered} is there",
                 do="choose another name",
             )
-        create_vault(place, name, chunk_size=chunk_size, secret=secret, now=moment)
+        create_vault(place, name, chunk_size=chunk_size, secret=secret, soft_delete_days=soft_delete_days, now=moment)
         if path:
             os.makedirs(os.path.dirname(registered), mode=0o700, exist_ok=True)
             os.symlink(place, registered)
@@ -311,13 +321,93 @@ class Vault:
         """
         return self._backup.transfer(item, level=level, monitor=monitor)
 
-    def points(self, item: str | None = None) -> list[PointInfo]:
-        """All points, from the vault and the snapshot tier, in order of number; or those of one item."""
-        return self._listing.points(item)
+    def points(self, item: str | None = None, *, deleted: bool = False) -> list[PointInfo]:
+        """All points, from the vault and the snapshot tier, in order of number; or those of one item.
 
-    def point(self, ref: str) -> PointInfo:
+        Deleted points that can still be brought back are among them if `deleted` says so.
+        """
+        return self._listing.points(item, deleted=deleted)
+
+    def point(self, ref: str, *, deleted: bool = False) -> PointInfo:
         """The point that `ref` names: `3`, `HOST:3`, an id's prefix, `ITEM@latest`, `ITEM@-1`, `ITEM@DATE`."""
-        return self._listing.find(ref)
+        return self._listing.find(ref, deleted=deleted)
+
+    def hold(self, point: str, *, reason: str = "", now: datetime | None = None) -> PointInfo:
+        """Keep a point whatever the rules say, until `unhold`. Deleted points can be held too."""
+        info = self.point(point, deleted=True)
+        Expirer(self._session, Monitor()).hold(info, reason, now or utc_now())
+        return self.point(info.id, deleted=True)
+
+    def unhold(self, point: str, *, now: datetime | None = None) -> PointInfo:
+        """Lift a hold. Raises `InvalidInputError` (`point.not-held`)."""
+        info = self.point(point, deleted=True)
+        Expirer(self._session, Monitor()).unhold(info, now or utc_now())
+        return self.point(info.id, deleted=True)
+
+    def delete_point(
+        self, point: str, *, reason: str = "", purge: bool = False, now: datetime | None = None
+    ) -> PointState:
+        """Delete a point: out of the lists at once, its space freed by `prune` after the vault's soft-delete days.
+
+        A point that is only a snapshot has no soft delete: it is removed at once.
+
+        Args:
+            point: as `point` takes it.
+            reason: kept with the mark.
+            purge: for good: it cannot be brought back.
+            now: the moment.
+
+        Raises:
+            InvalidInputError: it is held (`point.held`) or deleted already (`point.deleted`).
+        """
+        info = self.point(point, deleted=purge)
+        if info.point is None:
+            self._session.tier.remove(next(r for r in self._session.tier.records() if r.number == info.number))
+            return PointState(ended=MarkKind.PURGE)
+        return Expirer(self._session, Monitor()).delete(info, reason, now or utc_now(), purge=purge)
+
+    def undelete_point(self, point: str, *, now: datetime | None = None) -> PointInfo:
+        """Bring a deleted point back. Raises `InvalidInputError` (`point.not-deleted`)."""
+        info = self.point(point, deleted=True)
+        Expirer(self._session, Monitor()).undelete(info, now or utc_now())
+        return self.point(info.id)
+
+    def plan_prune(
+        self,
+        rules: RetentionRules | None = None,
+        *,
+        item: str | None = None,
+        max_dead: float = MAX_DEAD_DEFAULT,
+        now: datetime | None = None,
+        monitor: Monitor | None = None,
+    ) -> PrunePlan:
+        """What `prune` would expire, purge and free; nothing is changed.
+
+        Args:
+            rules: what is kept of each item; None: only points whose own retain-until is over expire.
+            item: expire and purge only points of this item; space is freed in the whole vault.
+            max_dead: a pack of which a larger share is dead is written again without it.
+            now: the moment.
+            monitor: told of progress and warnings.
+
+        Raises:
+            CorruptionError: what a point needs cannot be read (`reclaim.stopped`).
+        """
+        if item is not None:
+            item = self._items.get(item).name
+        labels = {info.point.ref: info.label for info in self.points(deleted=True) if info.point is not None}
+        expirer = Expirer(self._session, monitor or Monitor())
+        return expirer.plan(
+            rules or RetentionRules(), item=item, labels=labels, max_dead=max_dead, now=now or utc_now()
+        )
+
+    def prune(self, plan: PrunePlan, *, confirmed: bool = False, monitor: Monitor | None = None) -> PruneResult:
+        """Carry out what `plan_prune` planned, once.
+
+        Raises:
+            InvalidInputError: nothing would be left of an item, or the clock is in doubt, and it is not `confirmed`.
+        """
+        return Expirer(self._session, monitor or Monitor()).execute(plan, confirmed=confirmed)
 
     def restore(
         self,
@@ -376,7 +466,11 @@ class Vault:
         restorer = Restorer(
             session.store, session.keys, session.shelf, session.tier, session.host.digests_folder, monitor
         )
-        return restorer.run(request)
+        if info.point is None or dry_run:
+            return restorer.run(request)
+        with session.reading([info.point]):
+            self.point(info.id)  # it may have ended before the lease was taken
+            return restorer.run(request)
 
     def diff(
         self, left: str, right: str | None = None, *, disk: str | None = None, monitor: Monitor | None = None
@@ -389,7 +483,8 @@ class Vault:
             disk: only this disk.
             monitor: told of progress.
         """
-        return compare(self._session, self.points(), left, right, disk, monitor or Monitor())
+        with self._session.reading(info.point for info in self.points() if info.point is not None):
+            return compare(self._session, self.points(), left, right, disk, monitor or Monitor())
 
     def verify(self, point: str | None = None, *, quick: bool = False, monitor: Monitor | None = None) -> VerifyReport:
         """Check every byte that a point (None: every point, and the records besides) needs against its identity.
@@ -409,7 +504,10 @@ class Vault:
                 do="run `blockvault transfer` first",
             )
         verifier = Verifier(session.store, session.keys, session.shelf, session.catalog, monitor)
-        found = verifier.run(chosen, quick=quick, everything=point is None)
+        with session.reading(chosen_point for _, chosen_point in chosen):
+            there = {info.id for info in self.points()}  # what has ended before the lease was taken is left out
+            chosen = [(label, one) for label, one in chosen if one.id in there]
+            found = verifier.run(chosen, quick=quick, everything=point is None)
         return VerifyReport(
             quick=quick,
             points=len(chosen),

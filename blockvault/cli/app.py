@@ -19,10 +19,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "snapshot": ("snapshot", "Take a recovery point now."),
     "restore": ("restore", "Write a recovery point's disks to files or a device."),
     "points": ("points", "List recovery points."),
-    "point": ("", "Look at one recovery point."),
+    "point": ("", "Look at one recovery point, hold it, delete it."),
     "transfer": ("transfer", "Move snapshots that still wait into the vault."),
     "diff": ("diff", "Show where two points differ, or a point and a disk image."),
     "verify": ("verify", "Check every stored byte against its identity."),
+    "prune": ("prune", "Expire points by rules and free space."),
     "item": ("", "Look at items and change them."),
     "vault": ("", "Make vaults and look at them."),
     "usage": ("usage", "Show where the space goes."),
@@ -34,7 +35,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 ALIASES = {"backup": "snapshot", "backup-now": "snapshot", "ls": "points"}
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
-    "point": {"show": ("point_show", "Show all that is known of a point.")},
+    "point": {
+        "show": ("point_show", "Show all that is known of a point."),
+        "hold": ("point_hold", "Keep a point whatever the rules say."),
+        "unhold": ("point_unhold", "Lift a hold."),
+        "delete": ("point_delete", "Delete a point."),
+        "undelete": ("point_undelete", "Bring a deleted point back."),
+    },
     "item": {
         "list": ("item_list", "List items."),
         "show": ("item_show", "Show an item and its disks."),

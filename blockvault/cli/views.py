@@ -11,6 +11,7 @@ from blockvault.units import format_seconds, format_size
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from blockvault.cli.call import Call
     from blockvault.model import Item
 
     Facts = list[tuple[str, str]]
@@ -107,7 +108,19 @@ def point_fields(info: PointInfo) -> dict[str, Any]:
         "snapshot_until": info.snapshot_until,
         "tags": info.tags,
         "comment": info.comment,
+        "held": info.state.held,
+        "held_reason": info.state.held_reason,
+        "deleted": info.state.deleted,
+        "purge_after": info.state.purge_after,
     }
+
+
+def show_marked(call: Call, info: PointInfo, told: str) -> None:
+    """A point after a mark was put on it."""
+    if call.output.as_json:
+        call.output.document({"schema": "blockvault.point/1", **point_fields(info)})
+    elif not call.output.quiet:
+        call.output.line(f"point {info.label} of item '{info.item}' {told}")
 
 
 def item_fields(item: Item) -> dict[str, Any]:
@@ -126,6 +139,10 @@ def item_fields(item: Item) -> dict[str, Any]:
 
 def kept(info: PointInfo) -> tuple[datetime | None, str]:
     """Until when a point is kept and by which rule; None: no rule ends it."""
+    if info.state.held:
+        return None, "held"
+    if info.state.deleted is not None:
+        return info.state.purge_after, "deleted"
     if info.kept_until is not None:
         return info.kept_until, "retain-until"
     if info.tier is Tier.SNAPSHOT:
@@ -134,9 +151,11 @@ def kept(info: PointInfo) -> tuple[datetime | None, str]:
 
 
 def kept_text(info: PointInfo) -> str:
-    """`2026-12-20 02:00 (retain-until)`, or `no end`."""
+    """`2026-12-20 02:00 (retain-until)`, `held`, or `no end`."""
     until, rule = kept(info)
-    return "no end" if until is None else f"{moment(until)} ({rule})"
+    if until is None:
+        return "held" if rule == "held" else "no end"
+    return f"{moment(until)} ({rule})"
 
 
 def tier_text(tier: Tier) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from blockvault.engine.items import Items
 from blockvault.engine.naming import point_id, resolve
 from blockvault.engine.session import Session
-from blockvault.errors import NotFoundError
+from blockvault.errors import BlockVaultError, NotFoundError
 from blockvault.format.envelope import damaged
 from blockvault.ids import OriginId
-from blockvault.model import PointInfo, PointStatistics, Tier
+from blockvault.model import PointInfo, PointRef, PointStatistics, Tier
 from blockvault.store.catalog import DamagedRecord
 
 
@@ -24,24 +24,44 @@ class Listing:
         damage = self._session.catalog.damage
         return [damage[name] for name in sorted(damage) if name.startswith("points/")]
 
-    def find(self, ref: str) -> PointInfo:
+    def find(self, ref: str, *, deleted: bool = False) -> PointInfo:
         """The point that `ref` names; where there is only a record of that number that cannot be read, that is told.
 
         Raises:
-            NotFoundError, InvalidInputError: see `naming.resolve`.
+            NotFoundError, InvalidInputError: see `naming.resolve`; a deleted point is told as such (`point.deleted`)
+                unless `deleted` asks for those too.
             CorruptionError: the point's record is damaged (`vault.object-damaged`).
         """
         try:
-            return resolve(ref, self.points())
+            return resolve(ref, self.points(deleted=deleted))
         except NotFoundError:
+            if not deleted:
+                self._tell_if_deleted(ref)
             number = ref.strip().rpartition(":")[2]
             for record in self.unreadable():
                 if number.isdigit() and record.name.endswith(f"/{int(number):010d}"):
                     raise damaged(record.name, record.reason) from None
             raise
 
-    def points(self, item: str | None = None) -> list[PointInfo]:
-        """All points, from the vault and the snapshot tier, in order of number; or those of one item."""
+    def _tell_if_deleted(self, ref: str) -> None:
+        try:
+            info = resolve(ref, self.points(deleted=True))
+        except BlockVaultError:
+            return
+        after = info.state.purge_after
+        raise NotFoundError(
+            "point.deleted",
+            f"point {info.label} of item '{info.item}' is deleted",
+            why=f"it can be brought back until {after:%Y-%m-%d %H:%M} UTC, and as long as `blockvault prune` has not "
+            "run after that" if after else None,
+            do=f"blockvault point undelete {info.label}",
+        )  # fmt: skip
+
+    def points(self, item: str | None = None, *, deleted: bool = False) -> list[PointInfo]:
+        """All points, from the vault and the snapshot tier, in order of number; or those of one item.
+
+        Those that are deleted and not purged yet are among them if `deleted` says so.
+        """
         self._session.catalog.refresh()
         snapshots = {record.number: record for record in self._session.tier.records()}
         infos: list[PointInfo] = []
@@ -51,6 +71,9 @@ class Listing:
             if not own and point.ref.origin not in labels:
                 labels[point.ref.origin] = self._session.label(point.ref.origin)
             record = snapshots.pop(point.number, None) if own else None
+            state = self._session.catalog.state(point.ref)
+            if state.deleted is not None and not deleted:
+                continue
             infos.append(
                 PointInfo(
                     number=point.number,
@@ -68,9 +91,12 @@ class Listing:
                     tags=point.tags,
                     comment=point.comment,
                     point=point,
+                    state=state,
                 )
             )
         for record in snapshots.values():
+            if not self._session.catalog.state(PointRef(self._session.origin, record.number)).is_root:
+                continue  # its point has ended; the snapshot goes when its days are over
             infos.append(
                 PointInfo(
                     number=record.number,

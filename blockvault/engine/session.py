@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 
 from blockvault.clock import to_text, utc_now
@@ -51,6 +51,7 @@ class Session:
         self.vault_id = folder.header.vault_id
         self.chunk_size = folder.header.chunk_size
         self.min_writer = folder.config.min_writer
+        self.soft_delete_days = folder.config.soft_delete_days
         self.created_now = created_now
         self.state_dir = state_dir
         self._closed = False
@@ -76,6 +77,7 @@ class Session:
             )
             self._record = self.host.bind(self.catalog.newest_numbers)
             self.origin = OriginId(self._record.origin)
+            self.host_label = self._record.label
             if self.index is not None:
                 self._register_origin(now)
                 self._bring_up_index()
@@ -133,16 +135,20 @@ class Session:
             self.store, self.keys, origin=self.origin, operation=operation, item=item, parents=named, now=utc_now()
         )
 
-    def reading(self, points: Iterable[Point]) -> AbstractContextManager[object]:
+    @contextmanager
+    def reading(self, points: Iterable[Point]) -> Iterator[None]:
         """A read lease on points: what they need stays until it ends, whatever becomes of them meanwhile.
 
-        None where the vault cannot be written: nobody on this machine can delete anything there then.
+        Where none can be had (read-only, no space left) reading goes on without: a point that is purged and reclaimed
+        just then ends the work with an error that names what is missing.
         """
-        if self.index is None:
-            return nullcontext()
-        found = list(points)
-        item = found[0].item_name if len(found) == 1 else ""
-        return self.lease("read", item, [(point.ref, point.digest) for point in found])
+        with ExitStack() as stack:
+            if self.index is not None:
+                found = list(points)
+                item = found[0].item_name if len(found) == 1 else ""
+                with suppress(DeviceError):
+                    stack.enter_context(self.lease("read", item, [(point.ref, point.digest) for point in found]))
+            yield
 
     def reclaim_lock(self, now: datetime) -> FileLock:
         """Held by whoever deletes or rewrites packs: one at a time in a vault."""

@@ -32,6 +32,7 @@ from blockvault.model import (
 
 LAYERS_MAX = 16
 SIZE_MAX = 1 << 62
+SOFT_DELETE_DAYS_MAX = 3650
 Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
 Slot = Annotated[int, msgspec.Meta(ge=0, le=SLOTS_MAX)]
@@ -146,6 +147,7 @@ class ConfigBody(msgspec.Struct, frozen=True):
     min_writer: int
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
     created: str
+    soft_delete_days: Annotated[int, msgspec.Meta(ge=0, le=SOFT_DELETE_DAYS_MAX)] = 14
 
 
 class OriginBody(msgspec.Struct, frozen=True):

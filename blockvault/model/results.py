@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from blockvault.model.enums import ChurnSource, Consistency, Tier
-from blockvault.model.point import Point, PointStatistics
+from blockvault.model.mark import PointState
+from blockvault.model.point import Point, PointRef, PointStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,7 @@ class PointInfo:
     """A point as a listing shows it: from the vault, from the snapshot tier, or both (`tier`).
 
     `label` is what `--point` takes: `N`, or `HOST:N` for a point that another host made. `point` is None for one
-    that lives only in the snapshot tier; such a point is unchecked.
+    that lives only in the snapshot tier; such a point is unchecked. `state` is what its marks come to.
     """
 
     number: int
@@ -32,6 +33,7 @@ class PointInfo:
     tags: dict[str, str]
     comment: str
     point: Point | None
+    state: PointState = field(default_factory=PointState)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +187,45 @@ class ReclaimResult:
     left_dead_bytes: int = 0  # dead, in packs that are not worth rewriting
     waiting_objects: int = 0
     waiting_for: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneDecision:
+    """What retention says of one point, and why."""
+
+    ref: PointRef
+    label: str
+    item: str
+    taken: datetime
+    keep: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class PrunePlan:
+    """What a `prune` would do. It is carried out once (`used`).
+
+    `purges` are deleted points whose days are over, and, where the vault has no soft delete, what expires now.
+    `emptied_items` and `clock_doubt` are what has to be confirmed.
+    """
+
+    decisions: tuple[PruneDecision, ...]
+    purges: tuple[tuple[PointRef, str], ...]
+    emptied_items: tuple[str, ...]
+    freeable_bytes: int
+    left_dead_bytes: int
+    clock_doubt: str
+    soft_delete_days: int
+    max_dead: float
+    now: datetime
+    used: bool = False
+
+
+@dataclass(slots=True)
+class PruneResult:
+    """What a `prune` did. `problem` is what ended the reclaim, if something did."""
+
+    expired: list[str] = field(default_factory=list)
+    purged: list[str] = field(default_factory=list)
+    reclaim: ReclaimResult = field(default_factory=ReclaimResult)
+    problem: Exception | None = None

@@ -24,6 +24,7 @@ from blockvault.errors import (
     AlreadyExistsError,
     BlockVaultError,
     CorruptionError,
+    InvalidInputError,
     NotFoundError,
     UnsupportedError,
     WrongKeyError,
@@ -151,14 +152,23 @@ def read_header(path: str) -> Header:
     return header
 
 
-def create_vault(path: str, name: str, *, chunk_size: int, secret: Secret | None, now: datetime) -> None:
+def create_vault(
+    path: str, name: str, *, chunk_size: int, secret: Secret | None, soft_delete_days: int, now: datetime
+) -> None:
     """Make a vault in the folder `path`, which must not exist or be empty.
 
     Raises:
+        InvalidInputError: the soft-delete days cannot be (`vault.soft-delete-days`).
         AlreadyExistsError: something is there (`vault.exists`).
         DeviceError: the system refused.
     """
     path = os.path.abspath(path)
+    if not 0 <= soft_delete_days <= records.SOFT_DELETE_DAYS_MAX:
+        raise InvalidInputError(
+            "vault.soft-delete-days",
+            f"deleted points cannot be kept for {soft_delete_days} days",
+            why=f"0 to {records.SOFT_DELETE_DAYS_MAX} days are possible",
+        )
     if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
         raise AlreadyExistsError(
             "vault.exists",
@@ -176,7 +186,14 @@ def create_vault(path: str, name: str, *, chunk_size: int, secret: Secret | None
         keys = vault_keys.derive(master, vault_id, encrypted=secret is not None)
         if secret is not None:
             store.put_new("keys/0", vault_keys.wrap(master, vault_id, 0, secret, "first"))
-        config = records.ConfigBody(name=name, min_reader=1, min_writer=1, epochs=1, created=to_text(now))
+        config = records.ConfigBody(
+            name=name,
+            min_reader=1,
+            min_writer=1,
+            epochs=1,
+            created=to_text(now),
+            soft_delete_days=soft_delete_days,
+        )
         data, _ = seal_record(keys, Kind.CONFIG, "config/000000", records.encode(config))
         store.put_new("config/000000", data)
         header = Header(

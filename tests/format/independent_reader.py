@@ -410,7 +410,7 @@ class Vault:
         there = sorted(file for file in self.files(marks) if re.fullmatch("[0-9]{6}", file))
         demand(there == [f"{at:06}" for at in range(1, len(there) + 1)], marks, "a mark is missing")
         kinds = [self.record(f"{marks}/{file}", "MARK")["kind"] for file in there]
-        return None if "void" in kinds else body
+        return None if {"void", "purge"} & set(kinds) else body
 
     def points(self, number: int | None = None) -> list[dict[str, Any]]:
         """The points that count, or those of one number."""

@@ -22,7 +22,7 @@ def command(call: Call, point: str) -> int | None:
     P is N, an id or the first 4 or more characters of one, ITEM@latest, ITEM@-1 or ITEM@2026-11-20T02:00.
     """
     with call.open_vault() as vault:
-        info = vault.point(point)
+        info = vault.point(point, deleted=True)
     from blockvault.cli.views import point_fields
 
     if call.output.as_json:
@@ -69,6 +69,11 @@ def _facts(info: PointInfo) -> list[tuple[str, str]]:
             for disk in info.point.disks
         ]
     facts.append(("kept until", kept_text(info)))
+    if info.state.held_reason:
+        facts.append(("held because", info.state.held_reason))
+    if info.state.deleted is not None:
+        why = f": {info.state.deleted_reason}" if info.state.deleted_reason else ""
+        facts.append(("deleted", moment(info.state.deleted) + why))
     if info.snapshot_until:
         facts.append(("snapshot until", moment(info.snapshot_until)))
     facts += [(f"tag {key}", value) for key, value in sorted(info.tags.items())]

@@ -16,14 +16,15 @@ COLUMNS = (">point", "item", "taken", "tier", "consistency", ">size", ">churn", 
 
 @click.command("points")
 @click.argument("item", required=False)
+@click.option("--deleted", is_flag=True, help="Those too that are deleted and can be brought back.")
 @leaf()
-def command(call: Call, item: str | None) -> int | None:
+def command(call: Call, item: str | None, deleted: bool) -> int | None:
     """List recovery points.
 
     All of the vault's, or those of ITEM. The first column is what `restore --point` takes.
     """
     with call.open_vault() as vault:
-        infos = vault.points(item)
+        infos = vault.points(item, deleted=deleted)
     from blockvault.cli.views import kept_text, point_fields
 
     if call.output.as_json:

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.option("--path", metavar="FOLDER", help="Where to make it; else in the state folder.")
 @click.option("--chunk-size", metavar="SIZE", default="64K", show_default=True, help="16K to 4M, a power of two.")
+@click.option("--soft-delete-days", type=click.IntRange(0, 3650), default=14, show_default=True,
+              help="How long a deleted point can be brought back; 0: not at all.")  # fmt: skip
 @click.option("--no-encryption", is_flag=True, help="Store blocks and records readable.")
 @leaf()
-def command(call: Call, name: str, path: str | None, chunk_size: str, no_encryption: bool) -> int | None:
+def command(
+    call: Call, name: str, path: str | None, chunk_size: str, soft_delete_days: int, no_encryption: bool
+) -> int | None:
     """Make a vault.
 
     NAME has 2 to 50 letters, digits and hyphens and begins with a letter. The passphrase is asked for twice, or comes
@@ -37,7 +41,9 @@ def command(call: Call, name: str, path: str | None, chunk_size: str, no_encrypt
         secret = call.secret() or ask_secret(name, new=True)
     elif call.key_file:
         raise click.UsageError("--no-encryption and --key-file contradict each other")
-    with Vault.create(name, path=path, chunk_size=chunk_bytes, secret=secret) as vault:
+    with Vault.create(
+        name, path=path, chunk_size=chunk_bytes, secret=secret, soft_delete_days=soft_delete_days
+    ) as vault:
         if call.output.as_json:
             call.output.document(
                 {
@@ -47,6 +53,7 @@ def command(call: Call, name: str, path: str | None, chunk_size: str, no_encrypt
                     "path": vault.path,
                     "encrypted": vault.encrypted,
                     "chunk_bytes": vault.chunk_size,
+                    "soft_delete_days": vault.soft_delete_days,
                     "format_version": vault.format_version,
                     "created": vault.created,
                 }
