@@ -169,7 +169,7 @@ def _show(call: Call, plan: PrunePlan, result: PruneResult) -> None:
         packs = f"{freed.deleted_packs} packs deleted, {freed.rewritten_packs} written again"
         facts.append(("freed", f"{format_size(freed.freed_bytes):<10} {packs}, {freed.deleted_layers} layers deleted"))
         if freed.left_dead_bytes:
-            left = "dead in packs that are mostly alive; --max-dead 5% frees it"
+            left = "dead in packs that are mostly alive" + ("; --max-dead 5% frees it" if plan.max_dead > 0.05 else "")
             facts.append(("left", f"{format_size(freed.left_dead_bytes):<10} {left}"))
         if freed.waiting_objects:
             jobs = ", ".join(sorted(freed.waiting_for)) or "a job"
