@@ -18,6 +18,7 @@ _FICLONE = 0x40049409
 _FICLONERANGE = 0x4020940D
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
+_FS_IOC_GETVERSION = 0x80087601
 _BLKGETSIZE64 = 0x80081272
 _FS_IOC_FIEMAP = 0xC020660B
 
@@ -29,6 +30,8 @@ _FALLOC_ZERO_RANGE = 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+_libc.fstatfs.argtypes = [ctypes.c_int, ctypes.c_void_p]
 
 _FIEMAP_HEAD = struct.Struct("=QQLLLL")
 _FIEMAP_EXTENT = struct.Struct("=QQQQQLLLL")
@@ -80,6 +83,25 @@ def follow_nocow(source_fd: int, target_fd: int) -> None:
         set_inode_flags(target_fd, flags & ~FLAG_NOCOW | wanted)
     finally:
         os.ftruncate(target_fd, size)
+
+
+def inode_generation(fd: int) -> int | None:
+    """What tells an inode from a later one of the same number; None where the file system does not say."""
+    number = array.array("L", [0])
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETVERSION, number)
+    except OSError:
+        return None
+    return number[0] & 0xFFFFFFFF
+
+
+def file_system_type(fd: int) -> int:
+    """The magic number of the file system that a file lies on (statfs(2))."""
+    buffer = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(fd, buffer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(struct.unpack_from("=q" if ctypes.sizeof(ctypes.c_long) == 8 else "=l", buffer)[0]) & 0xFFFFFFFF
 
 
 def zero_range(fd: int, offset: int, byte_count: int) -> bool:

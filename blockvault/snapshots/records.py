@@ -52,12 +52,16 @@ class DiskFacts:
     """What the tier knows of one disk's file beyond the record.
 
     `parent` is the snapshot whose state the raw file held before this capture; None: this capture made the
-    file. `mtime_ns` is the file's time when the capture ended: a file touched since is not trusted.
+    file. `mtime_ns` is the file's time when the capture ended: a file touched since is not trusted. `inode`,
+    `generation` and `ctime_ns` are told of clones; without them (0, None) a clone's extents say nothing.
     """
 
     name: str
     parent: int | None
     mtime_ns: int
+    inode: int = 0
+    generation: int | None = None
+    ctime_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

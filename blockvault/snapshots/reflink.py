@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockvault import kernel
 from blockvault.errors import DeviceError
 from blockvault.failpoints import reach
 from blockvault.image.source import ImageSource
-from blockvault.image.system import NOT_HERE, clone, follow_nocow, reads_as_zeros, sync_folder
+from blockvault.image.system import NOT_HERE, clone, follow_nocow, inode_generation, reads_as_zeros, sync_folder
 from blockvault.snapshots.overlay import copy_data
 from blockvault.snapshots.refusals import damaged, refused
 from blockvault.store.local import make_folders
@@ -27,7 +28,24 @@ if TYPE_CHECKING:
     from blockvault.monitor import Monitor
 
 
-def clone_all(sources: list[ImageSource], paths: list[str]) -> list[os.stat_result]:
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    """A clone as it was when it was whole: whoever finds it otherwise knows that it was touched."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    generation: int | None
+
+
+def cloned(fd: int) -> Cloned:
+    """What tells a clone from one that was touched."""
+    status = os.fstat(fd)
+    return Cloned(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, inode_generation(fd))
+
+
+def clone_all(sources: list[ImageSource], paths: list[str]) -> list[Cloned]:
     """Clone each image to its path; durable when this returns. The paths' folders are made."""
     fds: list[int] = []
     try:
@@ -48,7 +66,7 @@ def clone_all(sources: list[ImageSource], paths: list[str]) -> list[os.stat_resu
         for folder in {os.path.dirname(path) for path in paths}:
             sync_folder(folder)
         reach("snapshot.reflink.synced")
-        return [os.fstat(fd) for fd in fds]
+        return [cloned(fd) for fd in fds]
     finally:
         for fd in fds:
             os.close(fd)

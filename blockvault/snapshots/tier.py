@@ -14,8 +14,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from blockvault.errors import ConflictError, DeviceError, NotFoundError
+from blockvault.errors import ConflictError, CorruptionError, DeviceError, NotFoundError
 from blockvault.failpoints import reach
+from blockvault.image import extent_map
 from blockvault.image.system import extent_count, unshared_bytes
 from blockvault.image.target import write_error
 from blockvault.model import Consistency, SnapshotDisk, SnapshotKind, SnapshotRecord
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from blockvault.ids import ItemId
+    from blockvault.image.extent_map import Ranges
     from blockvault.image.reader import DiskReader
     from blockvault.image.source import ImageSource
     from blockvault.model import Item
@@ -194,13 +196,14 @@ class SnapshotTier:
             if extents > EXTENTS_TOLD:
                 monitor.note(f"the images have {extents} extents: cloning them holds their writers up for a moment")
             made = reflink.clone_all(sources, paths)
-            disks = tuple(replace(disk, size=status.st_size) for disk, status in zip(disks, made, strict=True))
+            disks = tuple(replace(disk, size=clone.size) for disk, clone in zip(disks, made, strict=True))
             if len(disks) == 1 and record.consistency is Consistency.NONE:
                 # A clone is of one moment even while the image is written: that is what a crash would leave.
                 record = replace(record, consistency=Consistency.CRASH)
             record = replace(record, disks=disks)
             facts = tuple(
-                DiskFacts(disk.name, None, status.st_mtime_ns) for disk, status in zip(disks, made, strict=True)
+                DiskFacts(disk.name, None, clone.mtime_ns, clone.inode, clone.generation, clone.ctime_ns)
+                for disk, clone in zip(disks, made, strict=True)
             )
             self._shelf.write(Stored(State.KEPT, record, facts))
         except BaseException as error:
@@ -221,6 +224,38 @@ class SnapshotTier:
         except NotFoundError:
             return False
         return True
+
+    # -- comparing ------------------------------------------------------------------------------------------
+
+    def changed_ranges(self, old: SnapshotRecord, new: SnapshotRecord, disk_name: str) -> Ranges | str:
+        """Where a disk differs between two snapshots, told by where their extents lie; or why that says nothing.
+
+        Nothing is read but the maps. A range that is told may hold equal bytes; one that is not told does.
+        """
+        with contextlib.ExitStack() as stack:
+            opened = []
+            for record in (old, new):
+                try:
+                    stored = self._shelf.get(record.item_id, record.number)
+                except NotFoundError:
+                    return f"the snapshot of point {record.number} is gone"
+                disk, facts = stored.record.disk(disk_name), stored.facts(disk_name)
+                if disk is None or facts is None:
+                    return f"the snapshot of point {record.number} has no such disk"
+                if stored.record.kind is not SnapshotKind.REFLINK or not facts.inode:
+                    return f"the snapshot of point {record.number} is no clone"
+                try:
+                    source = reflink.open_clone(disk, stored.record.chunk_size, facts.mtime_ns)
+                except (CorruptionError, DeviceError) as error:
+                    return error.message
+                stack.callback(source.close)
+                opened.append((source.fd, facts))
+            try:
+                ranges = extent_map.changed_ranges(opened[0][0], opened[1][0])
+                untouched = all(_is_untouched(fd, facts) for fd, facts in opened)
+            except OSError as error:
+                return f"the file system does not tell where extents lie ({error.strerror})"
+        return ranges if untouched else "a snapshot was touched since it was taken"
 
     # -- reading and restoring ------------------------------------------------------------------------------
 
@@ -364,3 +399,14 @@ class SnapshotTier:
 
 def _removed(stored: Stored) -> Stored:
     return replace(stored, state=State.REMOVED)
+
+
+def _is_untouched(fd: int, facts: DiskFacts) -> bool:
+    """Whether a clone is the very file that was made, and nothing was done to it since."""
+    now = reflink.cloned(fd)
+    return (now.inode, now.generation, now.ctime_ns, now.mtime_ns) == (
+        facts.inode,
+        facts.generation,
+        facts.ctime_ns,
+        facts.mtime_ns,
+    )
