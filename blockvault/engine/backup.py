@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 from blockvault.clock import utc_now
 from blockvault.engine import diff
+from blockvault.engine.changed_blocks import use_map
 from blockvault.engine.churn import ChurnFinder, dry_run
 from blockvault.engine.encoding import TransferContext
 from blockvault.engine.items import Items
@@ -246,8 +247,15 @@ class Backup:
                     readers.append((disk.name, disk.path, reader))
                 blank = self._blank_of(record)
                 point = self._run_transfer(
-                    blank, readers, record.chunk_size, lambda: None, full=full, level=level, monitor=monitor
-                )
+                    blank,
+                    readers,
+                    record.chunk_size,
+                    lambda: None,
+                    full=full,
+                    level=level,
+                    monitor=monitor,
+                    record=record,
+                )  # fmt: skip
             finally:
                 for _, _, reader in readers:
                     reader.close()
@@ -375,6 +383,7 @@ class Backup:
         full: bool,
         level: int,
         monitor: Monitor,
+        record: SnapshotRecord | None = None,
     ) -> Point:
         self._session.check_writable()
         self._session.catalog.refresh()
@@ -389,6 +398,8 @@ class Backup:
         if parent is None or blank.parent is None:
             audit = "every data chunk was read"
         with self._lease(blank, "transfer"):
+            if record is not None and parent is not None and blank.parent is not None:
+                audit = use_map(self._session, record, parent, inputs, monitor) or audit
             context = TransferContext(
                 self._session.store,
                 self._session.keys,

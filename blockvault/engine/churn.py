@@ -1,12 +1,14 @@
 """Finding churn: which chunks of a disk differ from the parent point, cell by cell.
 
-Two sources tell it. With the parent's digest state, every chunk is scanned and its digest compared; without one (first
-transfer, refused state, `--full`), every data chunk is a candidate and is compared by identity when it is read.
+Three sources tell it. With the parent's digest state, every chunk is scanned and its digest compared; without one
+(first transfer, refused state, `--full`), every data chunk is a candidate and is compared by identity when it is read.
+With the digest state and a changed-block map that was audited (`engine/claims.py`), what it claims is a candidate.
 
 A damaged cell of the digest state is compared by identity; without a manifest to do so it ends the walk.
 
 Invariants:
-- A chunk that is not a candidate and not cleared reads the same as at the parent: by digest, or because both are holes.
+- A chunk that is not a candidate and not cleared reads the same as at the parent: by digest, because both are holes, or
+  because a map that was audited does not claim it.
 - Chunks from min(old count, new count) on are always stated (R6); the last chunk counts as changed when the size does.
 - Hole and zero read the same: a hole that became zeros is no churn, data that became either is.
 """
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault import kernel
+from blockvault.engine.claims import Claims
 from blockvault.engine.pipeline import SCAN_BYTES, worker_count
 from blockvault.errors import CorruptionError
 from blockvault.image.reader import DiskReader
@@ -67,11 +70,13 @@ class ChurnFinder:
         digests: DigestState | None,
         seed: int,
         monitor: Monitor,
+        claims: Claims | None = None,
     ) -> None:
         self.reader = reader
         self.parent = parent
         self.manifest = manifest
         self.digests = digests
+        self.claims = claims if digests is not None else None
         self.seed = seed
         self.monitor = monitor
         self.chunks = chunk_count(reader.size, reader.chunk_size)
@@ -80,8 +85,10 @@ class ChurnFinder:
         self.first_stated = min(self.chunks, self.old_chunks)
         if parent is None:
             self.source = ChurnSource.INITIAL
+        elif digests is None:
+            self.source = ChurnSource.IDENTITY
         else:
-            self.source = ChurnSource.SCAN if digests is not None else ChurnSource.IDENTITY
+            self.source = ChurnSource.SCAN if claims is None else ChurnSource.REFLINK
         self._token = kernel.CancelToken()
         monitor.attach(self._token)
         self._stated = set(digests.stated_cells()) if digests is not None else set()
@@ -91,6 +98,13 @@ class ChurnFinder:
         for cell in range(cell_count(self.chunks)):
             self.monitor.check()
             first, count = cell_bounds(cell, self.chunks)
+            if self.claims is not None and not self.resized:
+                claimed = self.claims.mask(first, count)
+                churn = self._claimed_cell(cell, first, claimed) if claimed.any() else None
+                self._advance(first, count)
+                if churn is not None:
+                    yield churn
+                continue
             runs = list(self.reader.data_runs(first, count))
             if not runs and not self._may_hold_data(cell):
                 if first + count > self.first_stated:
@@ -122,6 +136,34 @@ class ChurnFinder:
     def _advance(self, first: int, count: int) -> None:
         size = self.reader.chunk_size
         self.monitor.advance(max(0, min(self.reader.size, (first + count) * size) - first * size))
+
+    def _claimed_cell(self, cell: int, first: int, claimed: NDArray[np.bool_]) -> CellChurn | None:
+        """What a map claims: data is to be read; what became a hole is cleared."""
+        assert self.digests is not None
+        count = len(claimed)
+        data = np.zeros(count, dtype=np.bool_)
+        for start, length in self.reader.data_runs(first, count):
+            data[start - first : start - first + length] = True
+        parent = self._parent_cell(cell)
+        try:
+            after = self.digests.cell(cell, count)
+            if self.manifest is not None and parent is None and cell in self._with_segments:
+                raise CorruptionError("vault.object-damaged", f"the parent's manifest of cell {cell} cannot be read")
+        except CorruptionError as error:
+            self.monitor.note(f"{error.message}: its chunks are compared by identity")
+            self.source = ChurnSource.IDENTITY
+            must_state = 0 if parent is None else None
+            runs = list(self.reader.data_runs(first, count))
+            return self._list_cell(cell, first, count, runs, must_state=must_state)
+        self.monitor.count("claimed_chunks", int(np.count_nonzero(claimed)))
+        cleared = claimed & ~data & after.any(axis=1)
+        candidates = np.flatnonzero(claimed & data).astype(np.uint32)
+        if not len(candidates) and not cleared.any():
+            return None
+        fills = np.zeros(count, dtype=np.uint8)
+        fills[cleared] = FillKind.HOLE
+        after[cleared] = 0
+        return CellChurn(cell, first, count, candidates, fills, after, parent, count)
 
     def _scan_cell(self, cell: int, first: int, count: int) -> CellChurn | None:
         """Compare digests of every chunk with the parent's."""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.engine.churn import CellChurn, ChurnFinder, FillSpan
+from blockvault.engine.claims import Claims
 from blockvault.engine.encoding import Batch, BatchWorker, Outcome, TransferContext
 from blockvault.engine.layering import LayerBuilder
 from blockvault.engine.packing import PackFiller
@@ -65,6 +66,7 @@ class DiskTransfer:
     parent: PointDisk | None
     digests: DigestState | None  # of the parent; None: compare by identity
     digests_folder: str
+    claims: Claims | None = None  # of an audited changed-block map
 
 
 @dataclass(slots=True)
@@ -151,6 +153,7 @@ class Transfer:
             digests=disk.digests,
             seed=context.keys.digest_seed,
             monitor=context.monitor,
+            claims=disk.claims,
         )
         builder = LayerBuilder(reader.chunk_size, chunk_count(reader.size, reader.chunk_size))
         digest_writer = DigestWriter(
@@ -189,7 +192,7 @@ class Transfer:
             return manifest
         except CorruptionError as error:
             self.context.monitor.warn(error.kind, f"{error.message}: disk '{disk.name}' is transferred in full")
-            disk.parent = disk.digests = None
+            disk.parent = disk.digests = disk.claims = None
             return None
 
     def _batches(self, finder: ChurnFinder, builder: LayerBuilder, chunk_size: int) -> Iterator[Batch]:
@@ -424,7 +427,7 @@ def _needed_slots(builders: list[LayerBuilder]) -> dict[PackName, NDArray[np.int
 
 def _weakest(sources: list[ChurnSource]) -> ChurnSource:
     """What told the churn of a point with several disks: the one that says least of trust in digests."""
-    for source in (ChurnSource.IDENTITY, ChurnSource.SCAN):
+    for source in (ChurnSource.REFLINK, ChurnSource.IDENTITY, ChurnSource.SCAN):
         if source in sources:
             return source
     return ChurnSource.INITIAL

@@ -46,6 +46,7 @@ class ChurnSource(StrEnum):
 
     INITIAL = "initial"  # no parent: all data
     SCAN = "scan"  # digests of every chunk against the parent's
+    REFLINK = "reflink"  # where the extents of two snapshots differ; audited by reading others
     IDENTITY = "identity"  # identity of every chunk against the parent's
 
 

@@ -1,0 +1,120 @@
+"""What a changed-block map claims of a disk, and how it is held to account (D11).
+
+A map says which ranges may have changed since the parent point; everything else it says is unchanged. Claimed chunks
+are read, hashed and compared as ever, so a map that claims too much costs time alone. One that claims too little would
+lose churn without a sound: hence each run reads some chunks that it did not claim, and compares their digests with
+the parent's. One chunk that differs turns maps off for the item, and the run scans everything.
+
+What is read: one window in turn, so that every chunk is read again at least once in `WINDOWS` runs; and as many
+chunks again, drawn at random where the parent had data, which no pattern of lies can avoid for long. Together about
+2 / `WINDOWS` of the disk.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blockvault.engine.pipeline import batch_chunks
+from blockvault.image.extent_map import Ranges
+from blockvault.image.reader import DiskReader
+from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, chunk_count
+from blockvault.monitor import Monitor
+from blockvault.store.digests import DigestState
+
+WINDOWS = 256
+SAMPLE_LEAST = 16  # chunks
+SAMPLE_CELLS = 16  # cells from which a run draws its random chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Chunks that a map claims may have changed, of a disk whose size did not."""
+
+    ranges: Ranges
+    chunk_size: int
+
+    def mask(self, first: int, count: int) -> NDArray[np.bool_]:
+        """(count,) which of the chunks from `first` on are claimed."""
+        low, high = first * self.chunk_size, (first + count) * self.chunk_size
+        found = np.zeros(count + 1, dtype=np.int32)
+        here = self.ranges[(self.ranges[:, 1] > low) & (self.ranges[:, 0] < high)]
+        starts = np.maximum(here[:, 0], low) // self.chunk_size - first
+        ends = -(-np.minimum(here[:, 1], high) // self.chunk_size) - first
+        np.add.at(found, starts, 1)
+        np.add.at(found, ends, -1)
+        return np.cumsum(found[:-1]) > 0
+
+    def claimed_bytes(self) -> int:
+        """Bytes that the map claims."""
+        return int((self.ranges[:, 1] - self.ranges[:, 0]).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit read, and the chunks that had changed although the map did not claim them."""
+
+    chunks_read: int
+    missed: tuple[int, ...]
+
+
+def audit(
+    reader: DiskReader, digests: DigestState, claims: Claims, window: int, *, seed: int, monitor: Monitor
+) -> Audit:
+    """Read unclaimed chunks and compare them with the parent's digests.
+
+    Raises:
+        CorruptionError: a cell of the digest state is damaged (`digests.damaged`).
+    """
+    chunks = chunk_count(reader.size, reader.chunk_size)
+    read = 0
+    missed: list[int] = []
+    for cell, rows in _rows(chunks, digests, window):
+        monitor.check()
+        first, count = cell_bounds(cell, chunks)
+        before = digests.cell(cell, count)
+        rows = rows[~claims.mask(first, count)[rows]]
+        rows = rows[before[rows].any(axis=1) | _may_hold_data(reader, first, count)[rows]]
+        size = batch_chunks(reader.chunk_size)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            numbers = (part + first).astype(np.uint64)
+            plain = reader.identify(numbers, seed=seed, id_key=None, cancel=None)
+            monitor.count("read_bytes", plain.read_bytes)
+            monitor.count("audited_chunks", len(part))
+            differs = (np.asarray(plain.digests) != before[part]).any(axis=1)
+            missed += numbers[differs].tolist()
+            read += len(part)
+    return Audit(read, tuple(missed))
+
+
+def _rows(chunks: int, digests: DigestState, window: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Chunks to be read, by cell: (cell, rows in it, ascending)."""
+    begin, end = window * chunks // WINDOWS, (window + 1) * chunks // WINDOWS
+    wanted: dict[int, list[NDArray[np.int64]]] = {}
+    for cell in range(begin // CELL_CHUNKS, -(-end // CELL_CHUNKS)):
+        first, count = cell_bounds(cell, chunks)
+        rows = np.arange(max(begin, first), min(end, first + count), dtype=np.int64) - first
+        wanted.setdefault(cell, []).append(rows)
+    stated = [cell for cell in digests.stated_cells() if cell_bounds(cell, chunks)[1]]
+    if stated:
+        random = np.random.default_rng(secrets.randbits(128))
+        drawn = random.choice(len(stated), size=min(SAMPLE_CELLS, len(stated)), replace=False)
+        total = max(SAMPLE_LEAST, sum(cell_bounds(cell, chunks)[1] for cell in stated) // WINDOWS)
+        for index in drawn.tolist():
+            _, count = cell_bounds(stated[index], chunks)
+            share = min(count, -(-total // len(drawn)))
+            wanted.setdefault(stated[index], []).append(random.choice(count, size=share, replace=False))
+    for cell in sorted(wanted):
+        yield cell, np.unique(np.concatenate(wanted[cell]))
+
+
+def _may_hold_data(reader: DiskReader, first: int, count: int) -> NDArray[np.bool_]:
+    found = np.zeros(count, dtype=np.bool_)
+    for start, length in reader.data_runs(first, count):
+        found[start - first : start - first + length] = True
+    return found
