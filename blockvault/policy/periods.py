@@ -6,16 +6,21 @@ Invariants:
 - Nothing relies on days following each other: where clocks go back over midnight (St. John's, at 00:01, until 2011) a
   day goes on after the next one has begun. A period is known by its name alone.
 - Every moment that a `datetime` can hold has a day, at the very ends of its range too.
+
+Not promised: what a zone's clocks show is what this machine's time zone database says, which on another may be older.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import zoneinfo
 from datetime import UTC, date, datetime, tzinfo
 
 from blockvault.errors import InvalidInputError
 
+# The shape of a name. Nothing else reaches the file system, nor zoneinfo's own search, which a long path exhausts.
+_SHAPE = re.compile(r"[A-Za-z0-9_+-]{1,40}(/[A-Za-z0-9_+-]{1,40}){0,3}")
 # What a system's database holds beside the zones: other readings of the same names, and this host's own choice.
 _NOT_NAMES = ("posix", "right", "localtime", "posixrules")
 
@@ -29,9 +34,9 @@ def zone_named(name: str) -> tzinfo:
     if name == "UTC":
         return UTC
     try:
-        if name.partition("/")[0] not in _NOT_NAMES:
+        if _SHAPE.fullmatch(name) and name.partition("/")[0] not in _NOT_NAMES:
             return zoneinfo.ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # what zoneinfo makes of no file, no name and a folder
+    except (KeyError, ValueError, OSError):  # what zoneinfo makes of no file, a file of something else, and a folder
         pass
     known = zoneinfo.available_timezones()
     if not known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zoneinfo
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from blockvault.policy import ReasonKind, RetentionPoint, RetentionRules, plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from blockvault.policy import RetentionPlan
 
@@ -240,6 +242,11 @@ def test_a_rule_of_no_points_is_refused(rule: str, count: int) -> None:
         ("../../etc/passwd", "use an IANA name like Europe/Berlin, or UTC"),
         ("/etc/localtime", None),
         ("UTC\0", None),
+        ("leapseconds", None),
+        ("Europe/x" * 600, None),
+        ("Europe/Berlin/", "did you mean 'Europe/Berlin'?"),
+        ("Europe//Berlin", "did you mean 'Europe/Berlin'?"),
+        ("Europe/Berlin\n", "did you mean 'Europe/Berlin'?"),
         ("x" * 5000, "use an IANA name like Europe/Berlin, or UTC"),
         ("", "use an IANA name like Europe/Berlin, or UTC"),
     ],
@@ -254,8 +261,15 @@ def test_a_zone_that_is_not_known_is_refused(zone: str, do: str | None) -> None:
     assert raised.value.do != f"did you mean '{zone}'?"
 
 
+def test_every_zone_of_the_database_is_known() -> None:
+    names = zoneinfo.available_timezones() - {"localtime", "posixrules"}
+    assert len(names) > 400
+    for name in names:
+        assert not RetentionRules(keep_last=1, zone=name).is_empty
+
+
 @pytest.fixture
-def no_zone_database(tmp_path: object) -> Iterator[None]:
+def no_zone_database(tmp_path: Path) -> Iterator[None]:
     zoneinfo.reset_tzpath([str(tmp_path)])
     ZoneInfo.clear_cache()
     yield
@@ -271,6 +285,26 @@ def test_utc_needs_no_time_zone_database() -> None:
     with pytest.raises(InvalidInputError) as raised:
         RetentionRules(zone="Europe/Berlin")
     assert (raised.value.kind, raised.value.why) == ("policy.unknown-zone", "this machine has no time zone database")
+
+
+@pytest.mark.usefixtures("no_zone_database")
+def test_a_database_that_is_a_package_has_folders_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where zones come from the package `tzdata`, zoneinfo fails on a folder of it with the system's error."""
+    if "tzdata" in sys.modules:
+        pytest.skip("the package tzdata is loaded already")
+    for folder in ("tzdata", "tzdata/zoneinfo", "tzdata/zoneinfo/Europe"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "tzdata" / "zones").write_text("Europe/Berlin\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        for zone in ("Europe", "x" * 300):
+            with pytest.raises(InvalidInputError) as raised:
+                RetentionRules(zone=zone)
+            assert raised.value.kind == "policy.unknown-zone"
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "tzdata"]:
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
