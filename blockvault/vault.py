@@ -22,6 +22,7 @@ from blockvault.config import DEFAULT_VAULT, default_state_dir, default_vault, v
 from blockvault.engine.backup import Backup
 from blockvault.engine.compare import compare
 from blockvault.engine.expire import Expirer
+from blockvault.engine.in_place import InPlace
 from blockvault.engine.items import Items
 from blockvault.engine.listing import Listing
 from blockvault.engine.reclaim import MAX_DEAD_DEFAULT
@@ -471,6 +472,81 @@ class Vault:
         with session.reading([info.point]):
             self.point(info.id)  # it may have ended before the lease was taken
             return restorer.run(request)
+
+    def restore_in_place(
+        self,
+        point: str,
+        *,
+        disk: str | None = None,
+        undo: bool = True,
+        dry_run: bool = False,
+        monitor: Monitor | None = None,
+    ) -> RestoreResult:
+        """Turn the disks of a point's item back into what they were at the point, writing only what differs.
+
+        Killed in mid-way, the same call goes on where it was; until then no point can be taken of the item.
+
+        Args:
+            point: as `point` takes it; it must be in the vault.
+            disk: only this disk.
+            undo: take a point of the disks as they are first.
+            dry_run: compare only.
+            monitor: told of progress and warnings.
+
+        Raises:
+            NotFoundError: no such point or disk, or the point is only a snapshot (`point.not-in-vault`).
+            DeviceError: a disk is in use (`image.in-use`), missing, or cannot be written.
+            CorruptionError: a block that is needed is damaged: the disks are half restored.
+        """
+        monitor = monitor or Monitor()
+        begun = time.monotonic()
+        session = self._session
+        info = self.point(point)
+        if info.point is None:
+            raise NotFoundError(
+                "point.not-in-vault",
+                f"point {info.label} is only a snapshot",
+                why="what differs is found by the identities of its blocks, which it has when it is in the vault",
+                do="run `blockvault transfer` first, or restore it to a new file",
+            )
+        item = session.catalog.item(info.point.item_id)
+        if item is None:
+            raise NotFoundError(
+                "item.not-found",
+                f"the item of point {info.label} is gone, and with it where its disks are",
+                do="restore the point to a new file",
+            )
+
+        def take_undo() -> int:
+            label = {"undo-of": info.label}
+            comment = f"before point {info.label} was restored in place"
+            return self.snapshot([item.name], tags=label, comment=comment, monitor=monitor).number
+
+        with session.reading([info.point]):
+            self.point(info.id)
+            done = InPlace(session, monitor).run(
+                info.point, info.label, item, disk=disk, take_undo=take_undo if undo else None, dry_run=dry_run
+            )
+        warnings = tuple(warning.message for warning in monitor.warnings)
+        return RestoreResult(
+            item=item.name,
+            number=info.number,
+            label=info.label,
+            source=Tier.VAULT,
+            paths=done.paths,
+            size_bytes=done.size_bytes,
+            written_bytes=0 if dry_run else done.differing_chunks * item.chunk_size,
+            verified=True,
+            unchecked=False,
+            healed_chunks=0,
+            seconds=time.monotonic() - begun,
+            job_state="completed-with-warning" if warnings else "completed",
+            dry_run=dry_run,
+            warnings=warnings,
+            in_place=True,
+            differing_chunks=done.differing_chunks,
+            undo_number=done.undo_number,
+        )
 
     def diff(
         self, left: str, right: str | None = None, *, disk: str | None = None, monitor: Monitor | None = None

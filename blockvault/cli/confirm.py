@@ -30,7 +30,7 @@ def confirm(call: Call, question: str, *, yes: bool, refusal: InvalidInputError 
         raise refusal or InvalidInputError(
             "input.needs-yes",
             f"not done: {question}",
-            why="this cannot be taken back, and there is no terminal to ask on",
+            why="it overwrites or ends what is there, and there is no terminal to ask on",
             do="look with --dry-run, then add --yes",
         )
     call.output.messages.write(f"{question}? [y/N] ")

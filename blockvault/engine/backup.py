@@ -18,6 +18,7 @@ from blockvault.engine import diff
 from blockvault.engine.changed_blocks import use_map
 from blockvault.engine.churn import ChurnFinder, dry_run
 from blockvault.engine.encoding import TransferContext
+from blockvault.engine.in_place import check_whole
 from blockvault.engine.items import Items
 from blockvault.engine.naming import point_id
 from blockvault.engine.session import Session
@@ -51,7 +52,6 @@ from blockvault.store import condemned
 from blockvault.store.catalog import point_object
 from blockvault.store.digests import DigestState
 from blockvault.store.leases import Lease
-from blockvault.store.locks import FileLock
 
 
 class Backup:
@@ -90,7 +90,8 @@ class Backup:
                             f"the item record {name} is damaged: if it was that of these disks, their points go on "
                             f"under the new item '{item.name}'",
                         )
-            with self._item_lock(item, "capture"):
+            with self._session.item_lock(item, "capture"):
+                check_whole(self._session, item)
                 number = self._session.host.allocate_number(
                     max(self._session.catalog.newest_numbers().values(), default=0)
                 )
@@ -103,7 +104,7 @@ class Backup:
                 captured = time.monotonic()
                 if record is None:
                     # Without a snapshot the live image is the source: nobody else may capture meanwhile.
-                    with self._item_lock(item, "transfer"):
+                    with self._session.item_lock(item, "transfer"):
                         point = self._transfer_live(item, blank, sources, before, request, monitor)
             if record is not None and not request.snapshot_only:
                 point = self._transfer_record(
@@ -152,12 +153,6 @@ class Backup:
                 f"a point that is {consistency.value}-consistent needs hooks, which this version does not have",
                 do="freeze the guest yourself and use --consistency crash",
             )
-
-    def _item_lock(self, item: Item, phase: str) -> FileLock:
-        verb = {"capture": "captured", "transfer": "transferred"}[phase]
-        return self._session.host.lock(
-            f"item-{item.id}.{phase}", kind="item.locked", subject=f"item '{item.name}' is being {verb}"
-        )
 
     def _capture(self, item: Item, blank: Point, sources: list[ImageSource], monitor: Monitor) -> SnapshotRecord | None:
         """Phase 1. None, with a warning, where no snapshot can be kept: the point then goes to the vault only."""

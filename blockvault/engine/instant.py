@@ -14,18 +14,19 @@ from blockvault import kernel
 from blockvault.engine.diff import ids_of
 from blockvault.engine.pipeline import batch_chunks, in_order
 from blockvault.engine.restore import DiskRestore
+from blockvault.failpoints import reach
 from blockvault.image.reader import DiskReader
 from blockvault.model import ChunkState, FillKind
 from blockvault.model.geometry import cell_bounds, cell_count
 
 
-def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int) -> int:
-    """Compare the snapshot with the point by identity; write what differs from the vault to the target.
+def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None) -> int:
+    """Compare what a reader reads with the point by identity; write what differs from the vault to the target.
 
     Args:
-        reader: the snapshot's disk.
+        reader: the snapshot's disk, or the target itself.
         restore: the same disk's restore from the vault.
-        fd: the target, already filled from the snapshot.
+        fd: the target, which holds what the reader reads; None: compare only.
 
     Returns:
         How many chunks differed and were mended.
@@ -64,6 +65,9 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int) -> int:
         wrong = (actual != wanted).any(axis=1)
         if not wrong.any():
             continue
+        mended += int(np.count_nonzero(wrong))
+        if fd is None:
+            continue
         problems = cell.check_runs(restore.shelf, restore.keys.run_key)
         for problem in problems:
             raise restore.damage(problem.object, None, problem.reason, cell, problem.chunks)
@@ -83,5 +87,5 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int) -> int:
                 fresh=False,
                 cancel=None,
             )
-        mended += int(np.count_nonzero(wrong))
+            reach("restore.mended")
     return mended

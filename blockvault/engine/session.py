@@ -25,7 +25,7 @@ from blockvault.format import records
 from blockvault.format.envelope import FORMAT_VERSION, Kind, seal_record, unseal_record
 from blockvault.format.index import decode_index
 from blockvault.ids import OriginId
-from blockvault.model import Point, PointRef
+from blockvault.model import Item, Point, PointRef
 from blockvault.snapshots.tier import SnapshotTier
 from blockvault.store.catalog import Catalog, record_names
 from blockvault.store.folder import VaultFolder
@@ -149,6 +149,13 @@ class Session:
                 with suppress(DeviceError):
                     stack.enter_context(self.lease("read", item, [(point.ref, point.digest) for point in found]))
             yield
+
+    def item_lock(self, item: Item, phase: str) -> FileLock:
+        """Held by the one who captures or transfers an item, or writes to its disks."""
+        verb = {"capture": "captured or restored in place", "transfer": "transferred"}[phase]
+        return self.host.lock(
+            f"item-{item.id}.{phase}", kind="item.locked", subject=f"item '{item.name}' is being {verb}"
+        )
 
     def reclaim_lock(self, now: datetime) -> FileLock:
         """Held by whoever deletes or rewrites packs: one at a time in a vault."""

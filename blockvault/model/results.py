@@ -91,6 +91,9 @@ class RestoreResult:
     job_state: str
     dry_run: bool = False
     warnings: tuple[str, ...] = ()
+    in_place: bool = False
+    differing_chunks: int = 0  # in place: what was not as at the point, and is now
+    undo_number: int | None = None  # in place: the point of the disks as they were before
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from helpers.children import ForkServer, failpoint_names
 from helpers.files import keep_copy, names_under, noise, text, write_at
 from helpers.site import CHUNK, Site
 
-OTHERS = "snapshot."  # the instant-restore tier: tests/crash has files of its own for it
+# Parts of the program that have files of their own in tests/crash.
+OTHERS = ("snapshot.", "in-place.", "restore.mended", "mark.", "prune.", "reclaim.", "generation.")
 
 TAKE = """
 def work(state, image):

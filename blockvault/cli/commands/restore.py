@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", metavar="PATH|-", help="File, folder or device; '-' is standard output.")
 @click.option("--from", "source", type=click.Choice(["auto", "snapshot", "vault"]), default="auto",
               show_default=True, help="The tier to restore from.")  # fmt: skip
+@click.option("--in-place", is_flag=True, help="Onto the item's own disks, writing only what differs.")
+@click.option("--no-undo", is_flag=True, help="With --in-place: take no point of the disks as they are first.")
+@click.option("--yes", is_flag=True, help="With --in-place: do not ask.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @click.option("--no-verify", is_flag=True, help="Do not check what comes from a snapshot against the vault.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written; nothing is.")
@@ -32,12 +35,22 @@ def command(
     force: bool,
     no_verify: bool,
     dry_run: bool,
+    in_place: bool,
+    no_undo: bool,
+    yes: bool,
 ) -> int | None:
     """Write a recovery point's disks to files or a device.
 
     Without -o a disk is written to ./ITEM-point-N.img here, several to ./ITEM-point-N/DISK.img. Nothing is overwritten
-    without --force.
+    without --force. With --in-place the disks of the item itself become what they were: only what differs is written,
+    after a point was taken of what is there now.
     """
+    if in_place:
+        if output is not None or source == "snapshot":
+            raise click.UsageError("--in-place writes to the item's own disks, from the vault: leave out -o and --from")
+        return _in_place(call, point, disk, undo=not no_undo, yes=yes, dry_run=dry_run)
+    if no_undo or yes:
+        raise click.UsageError("--no-undo and --yes go with --in-place")
     stream = _standard_output(call) if output == "-" and not dry_run else None
     with call.open_vault() as vault, call.job() as monitor:
         result = vault.restore(
@@ -52,6 +65,32 @@ def command(
             monitor=monitor,
         )
     _show(call, result)
+    return None
+
+
+def _in_place(call: Call, point: str, disk: str | None, *, undo: bool, yes: bool, dry_run: bool) -> int | None:
+    from blockvault.cli.confirm import confirm
+    from blockvault.cli.views import counted
+    from blockvault.units import format_seconds, format_size
+
+    with call.open_vault() as vault:
+        info = vault.point(point)
+        if not dry_run:
+            confirm(call, f"overwrite the disks of item '{info.item}' with point {info.label}", yes=yes)
+        with call.job() as monitor:
+            result = vault.restore_in_place(info.id, disk=disk, undo=undo, dry_run=dry_run, monitor=monitor)
+    if call.output.as_json or call.output.quiet:
+        _show(call, result)
+        return None
+    call.warn(result.warnings)
+    differ = f"{counted(result.differing_chunks, 'chunk')} of {format_size(result.size_bytes)}"
+    facts = [("would write to" if dry_run else "written to", path) for path in result.paths]
+    facts += [("differed", differ), ("time", format_seconds(result.seconds))]
+    if result.undo_number is not None:
+        again = f"blockvault restore --in-place --point {result.undo_number}{call.vault_flag}"
+        facts.append(("undo with", again))
+    state = "dry run, nothing was written" if dry_run else f"{result.job_state}, in place"
+    call.output.facts(f"point {result.label} of item '{result.item}': {state}", facts)
     return None
 
 
@@ -93,6 +132,9 @@ def _show(call: Call, result: RestoreResult) -> None:
                 "seconds": result.seconds,
                 "job_state": result.job_state,
                 "dry_run": result.dry_run,
+                "in_place": result.in_place,
+                "differing_chunks": result.differing_chunks,
+                "undo_point": result.undo_number,
                 "warnings": result.warnings,
             }
         )

@@ -1,0 +1,206 @@
+"""Restore in place: turn the disks of an item back into what they were at a point, writing only what differs.
+
+    look at every disk: there, large enough, used by nobody
+    -> undo point: a point of the disks as they are (a half restored item has one already)
+    -> journal, durable -> compare by identity, write what differs, punch what was hole -> sync -> journal removed
+
+Invariants:
+- Nothing is written before the journal is durable, and the journal goes only after all is durable.
+- Killed anywhere, the same command goes on: it compares again and writes what still differs. Or the undo point is
+  restored in place instead. Until one of them has ended no point is taken of the item.
+- Every block is checked before it is written; what the comparison finds equal is equal by its keyed BLAKE3.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from blockvault.clock import to_text, utc_now
+from blockvault.engine.instant import check_and_mend
+from blockvault.engine.restore import DiskRestore
+from blockvault.engine.session import Session
+from blockvault.errors import ConflictError, DeviceError, InvalidInputError, NotFoundError
+from blockvault.failpoints import reach
+from blockvault.image.source import ImageSource
+from blockvault.image.system import device_size
+from blockvault.image.target import write_error
+from blockvault.model import Item, Point, PointDisk
+from blockvault.monitor import Monitor
+from blockvault.store.journals import InPlaceJournal, InPlaceJournals
+
+
+@dataclass(frozen=True, slots=True)
+class InPlaceRestored:
+    """What a restore in place did: chunks that differed, bytes of all disks, where, and what undoes it."""
+
+    paths: tuple[str, ...]
+    size_bytes: int
+    differing_chunks: int
+    undo_number: int | None
+
+
+def check_whole(session: Session, item: Item) -> None:
+    """Raise `ConflictError` (`item.half-restored`) while a restore in place of the item has not ended."""
+    journal = InPlaceJournals(session.host.folder).read(item.id)
+    if journal is None:
+        return
+    undo = "" if journal.undo_number is None else f"; `--point {journal.undo_number}` instead undoes it"
+    raise ConflictError(
+        "item.half-restored",
+        f"item '{item.name}' is half restored",
+        why=f"a restore of point {journal.label} in place began at {journal.begun[:16].replace('T', ' ')} UTC and "
+        "did not end",
+        do=f"finish it: `blockvault restore --in-place --yes --point {journal.label}`{undo}",
+    )
+
+
+class InPlace:
+    """Restores points of one vault in place."""
+
+    def __init__(self, session: Session, monitor: Monitor) -> None:
+        self._session = session
+        self._monitor = monitor
+        self._journals = InPlaceJournals(session.host.folder)
+
+    def run(
+        self,
+        point: Point,
+        label: str,
+        item: Item,
+        *,
+        disk: str | None,
+        take_undo: Callable[[], int] | None,
+        dry_run: bool,
+    ) -> InPlaceRestored:
+        """Restore a point onto the disks of its item.
+
+        Args:
+            point: what to restore.
+            label: what it is called.
+            item: the item now; its record says where the disks are.
+            disk: only this disk.
+            take_undo: takes a point of the disks as they are, and returns its number; None: no undo point.
+            dry_run: compare only.
+
+        Raises:
+            NotFoundError: the point has no such disk, or the item has none of that name (`disk.not-found`).
+            DeviceError: a disk is in use (`image.in-use`), missing, or cannot be written.
+            InvalidInputError: a device is smaller than the disk was (`target.too-small`).
+            CorruptionError: a block that is needed is damaged; the journal says that the disk is half restored.
+        """
+        chosen = self._choose(point, item, disk)
+        size = sum(one.size for one, _ in chosen)
+        paths = tuple(path for _, path in chosen)
+        with ExitStack() as stack:  # what cannot work is told before an undo point is taken
+            self._open_all(chosen, stack)
+        if dry_run:
+            self._monitor.phase("Compare", size)
+            differing = sum(self._mend(one, path, None) for one, path in chosen)
+            return InPlaceRestored(paths, size, differing, None)
+        begun = self._journals.read(item.id)
+        undo = begun.undo_number if begun is not None else (take_undo() if take_undo is not None else None)
+        with ExitStack() as stack:
+            stack.enter_context(self._session.item_lock(item, "capture"))
+            opened = self._open_all(chosen, stack)
+            disks = {one.name: path for one, path in chosen}
+            if begun is not None:
+                disks = {**begun.disks, **disks}
+            self._journals.write(item.id, InPlaceJournal(point.id, label, disks, undo, to_text(utc_now())))
+            reach("in-place.journal")
+            self._monitor.phase("Restore", size)
+            differing = 0
+            for (one, path), fd in zip(chosen, opened, strict=True):
+                self._resize(one, path, fd)
+                differing += self._mend(one, path, fd)
+            reach("in-place.written")
+            for path, fd in zip(paths, opened, strict=True):
+                try:
+                    os.fsync(fd)
+                except OSError as error:
+                    raise write_error(path, error) from error
+            reach("in-place.synced")
+            if begun is None or set(begun.disks) <= {one.name for one, _ in chosen}:
+                self._journals.remove(item.id)
+            else:
+                left = ", ".join(sorted(set(begun.disks) - {one.name for one, _ in chosen}))
+                self._monitor.warn("item.half-restored", f"other disks of item '{item.name}' are half restored: {left}")
+        return InPlaceRestored(paths, size, differing, undo)
+
+    def _choose(self, point: Point, item: Item, disk: str | None) -> list[tuple[PointDisk, str]]:
+        chosen = []
+        for one in point.disks:
+            if disk not in (None, one.name):
+                continue
+            spec = item.disk(one.name)
+            if spec is None:
+                raise NotFoundError(
+                    "disk.not-found",
+                    f"item '{item.name}' has no disk '{one.name}' any more",
+                    why="the point has it, the item's record has not",
+                    do="restore the point to new files, or name a disk with --disk",
+                )
+            chosen.append((one, spec.path))
+        if not chosen:
+            raise NotFoundError(
+                "disk.not-found",
+                f"the point has no disk '{disk}'",
+                why="its disks: " + ", ".join(one.name for one in point.disks),
+                do="name one of them with --disk",
+            )
+        return chosen
+
+    def _open_all(self, chosen: list[tuple[PointDisk, str]], stack: ExitStack) -> list[int]:
+        opened = []
+        for one, path in chosen:
+            with ImageSource.open(path, one.chunk_size) as source:
+                source.check_no_writer()
+            fd = _open(path, one)
+            stack.callback(os.close, fd)
+            opened.append(fd)
+        return opened
+
+    @staticmethod
+    def _resize(disk: PointDisk, path: str, fd: int) -> None:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and status.st_size != disk.size:
+            try:
+                os.ftruncate(fd, disk.size)
+            except OSError as error:
+                raise write_error(path, error) from error
+
+    def _mend(self, disk: PointDisk, path: str, fd: int | None) -> int:
+        """Make a disk what it was; returns how many chunks differed. Without `fd` nothing is written."""
+        session = self._session
+        restore = DiskRestore(session.store, session.keys, session.shelf, disk, self._monitor)
+        try:
+            with ImageSource.open(path, disk.chunk_size) as source:
+                return check_and_mend(source, restore, fd)
+        except OSError as error:
+            if isinstance(error, DeviceError):
+                raise
+            raise write_error(path, error) from error
+        finally:
+            restore.close()
+
+
+def _open(path: str, disk: PointDisk) -> int:
+    """The disk for writing; a device for oneself alone."""
+    try:
+        is_device = stat.S_ISBLK(os.stat(path).st_mode)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_EXCL if is_device else 0))
+    except OSError as error:
+        raise write_error(path, error) from error
+    if is_device and device_size(fd) < disk.size:
+        room = device_size(fd)
+        os.close(fd)
+        raise InvalidInputError(
+            "target.too-small",
+            f"the device {path} is smaller than the disk was",
+            why=f"disk '{disk.name}' had {disk.size} bytes, the device has {room}",
+            do="restore the point to a new file, or to a larger device",
+        )
+    return fd
