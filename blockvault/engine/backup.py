@@ -23,6 +23,7 @@ from blockvault.engine.naming import point_id
 from blockvault.engine.session import Session
 from blockvault.engine.transfer import DiskTransfer, Transfer
 from blockvault.errors import (
+    BlockVaultError,
     ConflictError,
     CorruptionError,
     DeviceError,
@@ -112,7 +113,13 @@ class Backup:
         finally:
             for source in sources:
                 source.close()
-        self._expire_snapshots(moment)
+        try:
+            self._expire_snapshots(moment)
+        except (BlockVaultError, OSError) as error:
+            monitor.warn(
+                "snapshot.not-expired",
+                f"snapshots whose days are over could not be removed ({_in_short(error)}): the next run does it",
+            )
         ended = time.monotonic()
         reached = record.consistency if record is not None else request.consistency
         return self._result(
@@ -263,6 +270,8 @@ class Backup:
                 self._session.tier.mark_transferred(record)
             except NotFoundError:
                 pass  # its days were over meanwhile; the point is in the vault
+            except (BlockVaultError, OSError) as error:
+                _warn_not_noted(monitor, point, error)
             return point
         finally:
             lock.__exit__(None, None, None)
@@ -414,8 +423,11 @@ class Backup:
             )
             transfer = Transfer(context, now=utc_now())
             point = transfer.run(replace(blank, audit=audit), inputs, before_commit=before_commit)
-        self._session.catalog.refresh()
-        self._session.host.committed(self._session.origin, point.number)
+        try:
+            self._session.host.committed(self._session.origin, point.number)
+            self._session.catalog.refresh()
+        except (BlockVaultError, OSError) as error:
+            _warn_not_noted(monitor, point, error)
         return point
 
     def _lease(self, point: Point, operation: str) -> Lease:
@@ -544,6 +556,19 @@ class Backup:
                 )
             )
         return results
+
+
+def _in_short(error: BlockVaultError | OSError) -> str:
+    return error.message if isinstance(error, BlockVaultError) else error.strerror or str(error)
+
+
+def _warn_not_noted(monitor: Monitor, point: Point, error: BlockVaultError | OSError) -> None:
+    """The point stands: what could not be written down on this host is found out again at the next opening."""
+    monitor.warn(
+        "host.not-noted",
+        f"point {point.number} is in the vault, but this host could not note that ({_in_short(error)}): "
+        "the next run makes up for it",
+    )
 
 
 def _open_sources(item: Item) -> list[ImageSource]:
