@@ -69,6 +69,7 @@ class Backup:
         moment = now or utc_now()
         self._check_request(request)
         self._session.check_writable()
+        self._session.tell_notices(monitor)
         item, is_new, note = self._items.find(request.targets, request.name, moment)
         sources = _open_sources(item)
         record: SnapshotRecord | None = None
@@ -515,6 +516,19 @@ class Backup:
             churn_source=source_kind,
         )
 
+    def _waits(self, record: SnapshotRecord) -> bool:
+        """Whether a snapshot is still to be transferred: never was, or to a vault that was put back to before that."""
+        if self._session.catalog.point(PointRef(self._session.origin, record.number)):
+            return False
+        if not record.transferred:
+            return True
+        store = self._session.store
+        return not any(
+            store.exists(f"{top}/{origin}/{record.number:010d}")
+            for top in ("points", "marks")
+            for origin in store.entries(top)
+        )
+
     def transfer(
         self, item: str | None = None, *, level: int = 1, monitor: Monitor | None = None
     ) -> list[SnapshotResult]:
@@ -526,10 +540,12 @@ class Backup:
             monitor: told of progress and warnings.
         """
         monitor = monitor or Monitor()
+        self._session.check_writable()
+        self._session.tell_notices(monitor)
         wanted = self._items.get(item).id if item is not None else None
         results = []
         for record in self._session.tier.records(wanted):
-            if record.transferred or self._session.catalog.point(PointRef(self._session.origin, record.number)):
+            if not self._waits(record):
                 continue
             begun = time.monotonic()
             known = self._session.catalog.item(record.item_id)
