@@ -269,10 +269,12 @@ class HostState:
             record = self._read()
             if record is not None and record.origin == origin and record.newest_number < number:
                 self._write(msgspec.structs.replace(record, newest_number=number))
-            if self._present is not None:
-                # The job that ends here has told of what vanished: from now on it is not missed any more.
-                replace_file(self._seen_path, msgspec.json.encode(self._present))
-                self._present = None
+            # What has vanished the job that ends here has told: from now on it is not missed any more.
+            before = self._present or read_seen(self._seen_path)
+            replace_file(
+                self._seen_path, msgspec.json.encode(united(before, Seen(points={origin: [(number, number)]})))
+            )
+            self._present = None
 
     def _snapshots_seen(self) -> int:
         highest = 0
