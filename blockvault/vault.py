@@ -71,7 +71,8 @@ class VaultSummary:
 class Vault:
     """An opened vault. Use `create`, `open` or `open_or_create`; close it, or use it in a `with` statement.
 
-    `created_now` says whether opening made it.
+    `created_now` says whether opening made it; `notices` what opening noticed: that the folder was moved, copied or put
+    back from an older copy.
     """
 
     def __init__(self, session: Session) -> None:
@@ -86,6 +87,7 @@ class Vault:
         self.created = from_text(session.header.created)
         self.created_now = session.created_now
         self.soft_delete_days = session.soft_delete_days
+        self.notices = session.notices
         self.state_dir = session.state_dir
         self._items = Items(session)
         self._backup = Backup(session, self._items)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from blockvault.cli.progress import QuietMonitor
     from blockvault.cli.render import Output
     from blockvault.model import Secret
+    from blockvault.monitor import Warned
     from blockvault.vault import Vault
 
 
@@ -28,6 +29,7 @@ class Call:
         self.key_file = key_file
         self.monitor: QuietMonitor | None = None
         self._warned: list[str] = []
+        self._notices: tuple[Warned, ...] = ()
 
     # --- the vault
 
@@ -43,11 +45,13 @@ class Call:
 
         secret = self.secret()
         try:
-            return Vault.open(self.vault_name, secret=secret)
+            vault = Vault.open(self.vault_name, secret=secret)
         except WrongKeyError as error:
             if error.kind != "key.missing" or secret is not None or not can_ask():
                 raise
-        return Vault.open(self.vault_name, secret=ask_secret(self.vault_name, new=False))
+            vault = Vault.open(self.vault_name, secret=ask_secret(self.vault_name, new=False))
+        self._notices = vault.notices
+        return vault
 
     def open_or_make_vault(self, images: tuple[str, ...]) -> Vault:
         """Open the vault; where there is no default vault yet, make it and say where.
@@ -113,7 +117,10 @@ class Call:
         for message in messages:
             if message not in told and message not in self._warned:
                 self._warned.append(message)
-                self.output.warning(message)
+                if self.output.as_json and self.monitor is None:
+                    self.output.message("warning:", message, "yellow")  # standard output has one document
+                else:
+                    self.output.warning(message)
 
     # --- the end
 
@@ -121,6 +128,7 @@ class Call:
         """Run the command's body; every error becomes three lines and an exit code."""
         try:
             code = body() or ExitCode.DONE
+            self._tell_notices()
             self.output.results.flush()
         except BrokenPipeError:
             raise
@@ -130,8 +138,13 @@ class Call:
             return ExitCode.WARNING
         return code
 
+    def _tell_notices(self) -> None:
+        """What opening the vault noticed of it, unless the job has told it."""
+        self.warn(tuple(notice.message for notice in self._notices))
+
     def fail(self, error: BaseException) -> int:
         """Print the error and return its exit code."""
+        self._tell_notices()
         known = explain(error)
         code = exit_code_of(known, self.monitor.signal_number if self.monitor else None)
         print_failure(self.output, known, code, error)

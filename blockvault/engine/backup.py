@@ -24,6 +24,7 @@ from blockvault.engine.naming import point_id
 from blockvault.engine.session import Session
 from blockvault.engine.transfer import DiskTransfer, Transfer
 from blockvault.errors import (
+    BlockVaultError,
     ConflictError,
     CorruptionError,
     DeviceError,
@@ -68,6 +69,7 @@ class Backup:
         moment = now or utc_now()
         self._check_request(request)
         self._session.check_writable()
+        self._session.tell_notices(monitor)
         item, is_new, note = self._items.find(request.targets, request.name, moment)
         sources = _open_sources(item)
         record: SnapshotRecord | None = None
@@ -113,7 +115,13 @@ class Backup:
         finally:
             for source in sources:
                 source.close()
-        self._expire_snapshots(moment)
+        try:
+            self._expire_snapshots(moment)
+        except (BlockVaultError, OSError) as error:
+            monitor.warn(
+                "snapshot.not-expired",
+                f"snapshots whose days are over could not be removed ({_in_short(error)}): the next run does it",
+            )
         ended = time.monotonic()
         reached = record.consistency if record is not None else request.consistency
         return self._result(
@@ -258,6 +266,8 @@ class Backup:
                 self._session.tier.mark_transferred(record)
             except NotFoundError:
                 pass  # its days were over meanwhile; the point is in the vault
+            except (BlockVaultError, OSError) as error:
+                _warn_not_noted(monitor, point, error)
             return point
         finally:
             lock.__exit__(None, None, None)
@@ -409,8 +419,11 @@ class Backup:
             )
             transfer = Transfer(context, now=utc_now())
             point = transfer.run(replace(blank, audit=audit), inputs, before_commit=before_commit)
-        self._session.catalog.refresh()
-        self._session.host.committed(self._session.origin, point.number)
+        try:
+            self._session.host.committed(self._session.origin, point.number)
+            self._session.catalog.refresh()
+        except (BlockVaultError, OSError) as error:
+            _warn_not_noted(monitor, point, error)
         return point
 
     def _lease(self, point: Point, operation: str) -> Lease:
@@ -498,6 +511,19 @@ class Backup:
             churn_source=source_kind,
         )
 
+    def _waits(self, record: SnapshotRecord) -> bool:
+        """Whether a snapshot is still to be transferred: never was, or to a vault that was put back to before that."""
+        if self._session.catalog.point(PointRef(self._session.origin, record.number)):
+            return False
+        if not record.transferred:
+            return True
+        store = self._session.store
+        return not any(
+            store.exists(f"{top}/{origin}/{record.number:010d}")
+            for top in ("points", "marks")
+            for origin in store.entries(top)
+        )
+
     def transfer(
         self, item: str | None = None, *, level: int = 1, monitor: Monitor | None = None
     ) -> list[SnapshotResult]:
@@ -509,10 +535,12 @@ class Backup:
             monitor: told of progress and warnings.
         """
         monitor = monitor or Monitor()
+        self._session.check_writable()
+        self._session.tell_notices(monitor)
         wanted = self._items.get(item).id if item is not None else None
         results = []
         for record in self._session.tier.records(wanted):
-            if record.transferred or self._session.catalog.point(PointRef(self._session.origin, record.number)):
+            if not self._waits(record):
                 continue
             begun = time.monotonic()
             known = self._session.catalog.item(record.item_id)
@@ -539,6 +567,19 @@ class Backup:
                 )
             )
         return results
+
+
+def _in_short(error: BlockVaultError | OSError) -> str:
+    return error.message if isinstance(error, BlockVaultError) else error.strerror or str(error)
+
+
+def _warn_not_noted(monitor: Monitor, point: Point, error: BlockVaultError | OSError) -> None:
+    """The point stands: what could not be written down on this host is found out again at the next opening."""
+    monitor.warn(
+        "host.not-noted",
+        f"point {point.number} is in the vault, but this host could not note that ({_in_short(error)}): "
+        "the next run makes up for it",
+    )
 
 
 def _open_sources(item: Item) -> list[ImageSource]:

@@ -56,7 +56,9 @@ def fetch(
     *,
     depth: int = 0,
 ) -> Fetched:
-    """Fetch n blocks.
+    """Fetch n blocks: in one call of the kernel, and one for their bases, as long as their packs can all be open.
+
+    Where the process may have fewer files open, it takes as many packs at a time as it may.
 
     Args:
         shelf: where packs are found.
@@ -67,6 +69,53 @@ def fetch(
         chunk_size: plain bytes of every block.
         depth: how many deltas led here; a chain longer than the format allows is damage.
     """
+    parts: list[tuple[NDArray[np.int64], Fetched]] = []
+    left = np.unique(pack_index).tolist()
+    while True:
+        opened = _open_some(shelf, packs, left)
+        left = left[len(opened) :]
+        if not left and not parts:
+            return _fetch_opened(shelf, keys, opened, pack_index, slots, chunk_size, depth)
+        rows = np.flatnonzero(np.isin(pack_index, list(opened)))
+        parts.append((rows, _fetch_opened(shelf, keys, opened, pack_index[rows], slots[rows], chunk_size, depth)))
+        if not left:
+            return _joined(parts, len(slots), chunk_size)
+
+
+def _open_some(shelf: PackShelf, packs: list[PackName], wanted: list[int]) -> dict[int, PackReader | None]:
+    """The first of the wanted packs that may be open at once, at least one; None for one that cannot be read."""
+    opened: dict[int, PackReader | None] = {}
+    for index in wanted:
+        try:
+            reader = shelf.spare_reader(packs[index]) if opened else shelf.reader(packs[index])
+            if reader is None:
+                break
+            opened[index] = reader
+        except CorruptionError:
+            opened[index] = None
+    return opened
+
+
+def _joined(parts: list[tuple[NDArray[np.int64], Fetched]], count: int, chunk_size: int) -> Fetched:
+    """Parts that were fetched one after the other, as one batch."""
+    plain = bytearray(count * chunk_size)
+    status = np.zeros(count, dtype=np.uint8)
+    for rows, part in parts:
+        status[rows] = part.status
+        for i, row in enumerate(rows.tolist()):
+            plain[row * chunk_size : (row + 1) * chunk_size] = part.plain.chunk(i)
+    return Fetched(kernel.identify_plain(memoryview(plain), chunk_size=chunk_size, seed=0, id_key=None), status)
+
+
+def _fetch_opened(
+    shelf: PackShelf,
+    keys: VaultKeys,
+    opened: dict[int, PackReader | None],
+    pack_index: NDArray[np.integer],
+    slots: NDArray[np.integer],
+    chunk_size: int,
+    depth: int,
+) -> Fetched:
     count = len(slots)
     offsets = np.zeros(count, dtype=np.uint64)
     lengths = np.zeros(count, dtype=np.uint32)
@@ -78,11 +127,9 @@ def fetch(
     readers: list[PackReader] = []
     bases: dict[Place, int] = {}
     base_rows = np.full(count, -1, dtype=np.int32)
-    for index in np.unique(pack_index).tolist():
+    for index, reader in opened.items():
         at = np.flatnonzero(pack_index == index)
-        try:
-            reader = shelf.reader(packs[index])
-        except CorruptionError:
+        if reader is None:
             lost[at] = True
             continue
         table = reader.table

@@ -83,22 +83,32 @@ class LayerBuilder:
         return depth
 
     def finish(
-        self, store: LocalStore, keys: VaultKeys, shelf: PackShelf, older: tuple[LayerRef, ...]
+        self, store: LocalStore, keys: VaultKeys, shelf: PackShelf, older: tuple[LayerRef, ...], made: list[str]
     ) -> tuple[tuple[LayerRef, ...], LayerWriter | None]:
-        """Write the layer, durable; returns the new stack and the writer (for its size), if one was needed."""
+        """Write the layer, durable; returns the new stack and the writer (for its size), if one was needed.
+
+        `made` is told the layer's name before anything of it can be in the vault: a failure to make it durable may come
+        after it has its name, and whoever cleans up must know it.
+        """
         if self.is_empty:
             return older, None
         depth = self.merge_depth(older)
         try:
-            return self._write(store, keys, shelf, older, depth)
+            return self._write(store, keys, shelf, older, depth, made)
         except CorruptionError:
             if not depth or len(older) >= LAYERS_MAX:
                 raise
             # A damaged older layer is not merged: the new point then lists it as the older ones do.
-            return self._write(store, keys, shelf, older, 0)
+            return self._write(store, keys, shelf, older, 0, made)
 
     def _write(
-        self, store: LocalStore, keys: VaultKeys, shelf: PackShelf, older: tuple[LayerRef, ...], depth: int
+        self,
+        store: LocalStore,
+        keys: VaultKeys,
+        shelf: PackShelf,
+        older: tuple[LayerRef, ...],
+        depth: int,
+        made: list[str],
     ) -> tuple[tuple[LayerRef, ...], LayerWriter | None]:
         def table_ids(pack: PackName) -> NDArray[np.uint8] | None:
             try:
@@ -108,6 +118,7 @@ class LayerBuilder:
 
         readers = [LayerReader(store, keys, ref, self.chunk_size) for ref in older[:depth]]
         writer = LayerWriter(store, keys, chunk_size=self.chunk_size, chunk_count=self.chunks)
+        made.append(writer.name)
         try:
             for cell, span, entry in self._entries(readers):
                 if isinstance(entry, int):

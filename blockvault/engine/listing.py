@@ -70,7 +70,12 @@ class Listing:
             own = point.ref.origin == self._session.origin
             if not own and point.ref.origin not in labels:
                 labels[point.ref.origin] = self._session.label(point.ref.origin)
-            record = snapshots.pop(point.number, None) if own else None
+            record = snapshots.get(point.number)
+            if record is not None and (own or (record.item_id, record.taken) == (point.item_id, point.taken)):
+                # Of another origin it may be too: this host's, before the vault was copied or put back.
+                del snapshots[point.number]
+            else:
+                record = None
             state = self._session.catalog.state(point.ref)
             if state.deleted is not None and not deleted:
                 continue

@@ -1,11 +1,13 @@
 """An opened vault, wired together: what every verb works with.
 
 Opening brings the LMDB store up to the objects: index segments of other processes and hosts are taken in, all of them
-if the index was lost; the catalog is refreshed; the host's state is bound to the folder.
+if the index was lost; the catalog is refreshed; the host's state is bound to the folder. A vault is read even where
+the system refuses all of that: `check_writable` tells why, and only what writes asks it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -26,6 +28,7 @@ from blockvault.format.envelope import FORMAT_VERSION, Kind, seal_record, unseal
 from blockvault.format.index import decode_index
 from blockvault.ids import OriginId
 from blockvault.model import Item, Point, PointRef
+from blockvault.monitor import Monitor, Warned
 from blockvault.snapshots.tier import SnapshotTier
 from blockvault.store.catalog import Catalog, record_names
 from blockvault.store.folder import VaultFolder
@@ -34,6 +37,7 @@ from blockvault.store.index import Index
 from blockvault.store.leases import Lease
 from blockvault.store.locks import FileLock
 from blockvault.store.packs import PackShelf
+from blockvault.store.seen import Watch
 
 _open_here: set[str] = set()
 _open_lock = threading.Lock()
@@ -75,12 +79,17 @@ class Session:
                 header_path=folder.header_path,
                 now=now,
             )
-            self._record = self.host.bind(self.catalog.newest_numbers)
+            self._record = self.host.bind(self.catalog.newest_numbers, Watch(self.store, self.keys))
             self.origin = OriginId(self._record.origin)
             self.host_label = self._record.label
-            if self.index is not None:
-                self._register_origin(now)
-                self._bring_up_index()
+            self.notices: tuple[Warned, ...] = tuple(self.host.noticed)
+            self._refused = self.host.refused or folder.refused
+            if self.index is not None and self._refused is None:
+                try:
+                    self._register_origin(now)
+                    self._bring_up_index()
+                except DeviceError as error:
+                    self._refused = error
             self.tier = SnapshotTier(self.host.folder, self.vault_id)
         except BaseException:
             self.close()
@@ -120,6 +129,8 @@ class Session:
                 why=f"this BlockVault writes version {FORMAT_VERSION}; reading works",
                 do="use a newer BlockVault for this vault",
             )
+        if self._refused is not None and self._refused.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise self._refused
         if self.index is None:
             raise DeviceError(
                 "vault.read-only",
@@ -127,6 +138,13 @@ class Session:
                 why="the folder or its file system is read-only for this user",
                 do="check the rights on the folder; restore and verify work as it is",
             )
+        if self._refused is not None:
+            raise self._refused
+
+    def tell_notices(self, monitor: Monitor) -> None:
+        """Tell a job what opening the vault noticed of it."""
+        for notice in self.notices:
+            monitor.warn(notice.kind, notice.message)
 
     def lease(self, operation: str, item: str, parents: Iterable[tuple[PointRef, bytes]]) -> Lease:
         """A lease that names the points, by their records' digests, that the work builds on (R16)."""

@@ -48,6 +48,7 @@ from blockvault.store import condemned
 from blockvault.store.catalog import point_object
 from blockvault.store.digests import DigestState, DigestWriter
 from blockvault.store.layers import layer_object
+from blockvault.store.local import device_error
 from blockvault.store.manifest import Manifest
 
 U32 = NDArray[np.uint32]
@@ -88,7 +89,7 @@ class Transfer:
         self.context = context
         self.now = now
         self._packs = PackFiller(context.store, context.keys, context.index, context.origin, now=now)
-        self._made: list[str] = []  # layers made so far
+        self._made: list[str] = []  # layers made so far, or begun
         self._layer_bytes = 0
         self._changed_chunks = 0
         self._changed_bytes = 0
@@ -296,9 +297,8 @@ class Transfer:
     def _write_layer(self, disk: DiskTransfer, builder: LayerBuilder) -> PointDisk:
         context = self.context
         older: tuple[LayerRef, ...] = disk.parent.layers if disk.parent else ()
-        layers, writer = builder.finish(context.store, context.keys, context.shelf, older)
+        layers, writer = builder.finish(context.store, context.keys, context.shelf, older, self._made)
         if writer is not None:
-            self._made.append(writer.name)
             self._layer_bytes += writer.size
         return PointDisk(disk.name, disk.path, disk.reader.size, disk.reader.chunk_size, layers)
 
@@ -378,21 +378,23 @@ class Transfer:
     def _after_commit(self, point: Point) -> None:
         """The point is safe; what follows only makes the next run faster, and is made up for if it is lost."""
         context = self.context
-        if context.index is not None:
-            try:
+        try:
+            if context.index is not None:
                 self._packs.write_index_segment()
                 reach("transfer.index")
                 self._packs.index_late_segment()
                 context.catalog.remember([point_object(point.ref)])
-            except BlockVaultError as error:
-                context.monitor.warn(error.kind, f"{error.message}: it is brought up at the next opening")
-        reach("transfer.indexed")
-        for writer in self._digest_writers:
-            try:
+            reach("transfer.indexed")
+        except (BlockVaultError, OSError) as error:
+            told = _told(error, "writing the vault's index")
+            context.monitor.warn(told.kind, f"{told.message}: it is brought up at the next opening")
+        try:
+            for writer in self._digest_writers:
                 writer.switch("point", point.digest)
-            except BlockVaultError as error:
-                context.monitor.warn(error.kind, f"{error.message}: the next transfer compares by identity")
-        reach("transfer.switched")
+            reach("transfer.switched")
+        except (BlockVaultError, OSError) as error:
+            told = _told(error, "writing the digest state")
+            context.monitor.warn(told.kind, f"{told.message}: the next transfer compares by identity")
 
     def _clean_up(self, point: Point) -> None:
         """Leave nothing half done: what only this transfer knows is deleted."""
@@ -401,7 +403,14 @@ class Transfer:
         self._packs.close()
         store = self.context.store
         try:
-            if self._committed or self._packs.shared or store.exists(point_object(point.ref)):
+            if self._committed or self._packs.shared:
+                return
+            if store.exists(point_object(point.ref)):
+                self.context.monitor.warn(
+                    "transfer.commit-unknown",
+                    f"point {point.number} is in the vault and whole, but the error that ended its job may mean that "
+                    "its record does not outlive a power cut",
+                )
                 return
         except BlockVaultError:
             return  # perhaps the point is there, and needs them
@@ -410,6 +419,11 @@ class Transfer:
                 store.delete(name)
             except (BlockVaultError, OSError):
                 continue
+
+
+def _told(error: BlockVaultError | OSError, what: str) -> BlockVaultError:
+    """An error in the user's nouns, if it is not in them already."""
+    return error if isinstance(error, BlockVaultError) else device_error(error, what)
 
 
 def _needed_slots(builders: list[LayerBuilder]) -> dict[PackName, NDArray[np.int64]]:

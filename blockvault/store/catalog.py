@@ -16,6 +16,7 @@ from blockvault.errors import (
     BlockVaultError,
     ConflictError,
     CorruptionError,
+    DeviceError,
     InternalError,
     NotFoundError,
 )
@@ -74,6 +75,7 @@ class Catalog:
         self._keys = keys
         self._index = index
         self.damage: dict[str, DamagedRecord] = {}
+        self.copy_refused: DeviceError | None = None  # why LMDB could not be brought up, as of the last time
         self._points: dict[PointRef, Point] = {}
         self._marks: dict[PointRef, dict[int, Mark | None]] = {}  # by sequence; None: it cannot be read
         self._items: dict[str, Item] = {}
@@ -132,7 +134,10 @@ class Catalog:
                 fresh.pop(name, None)
                 self.damage[name] = DamagedRecord(name, error.why or error.message)
         if self._index:
-            self._index.change_records(fresh.items(), cached.keys() - set(names))
+            try:
+                self._index.change_records(fresh.items(), cached.keys() - set(names))
+            except DeviceError as error:  # a full or failing disk: the copy stays behind, and the objects are the truth
+                self.copy_refused = error
         return bodies
 
     def points(self) -> list[Point]:

@@ -24,6 +24,7 @@ from blockvault.errors import (
     AlreadyExistsError,
     BlockVaultError,
     CorruptionError,
+    DeviceError,
     InvalidInputError,
     NotFoundError,
     UnsupportedError,
@@ -63,6 +64,7 @@ class VaultFolder:
         self.keys = keys
         self.config = config
         self.store = LocalStore(path)
+        self.refused: DeviceError | None = None  # why it could not be opened for writing
 
     @property
     def header_path(self) -> str:
@@ -70,15 +72,17 @@ class VaultFolder:
         return os.path.join(self.path, HEADER)
 
     def open_index(self, now: datetime) -> Index | None:
-        """The vault's LMDB store, or None where the folder cannot be written, or not by this version."""
+        """The vault's LMDB store, or None where the folder cannot be written, or not by this version.
+
+        Nothing that is only read needs it; `refused` says what the system said.
+        """
         if self.config.min_writer > FORMAT_VERSION or not os.access(self.path, os.W_OK):
             return None
         try:
             return Index(os.path.join(self.path, "lmdb"), folder_identity(self.header_path), now=now)
         except OSError as error:
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-                return None
-            raise
+            self.refused = error if isinstance(error, DeviceError) else device_error(error, "opening the vault's index")
+            return None
 
 
 def encode_header(header: Header) -> bytes:

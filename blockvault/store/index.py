@@ -89,7 +89,10 @@ class Index:
             if self._get_identity() != self._identity.encode():
                 self._begin_anew()
         except (*_DAMAGED, lmdb.MapResizedError):  # the map was chosen twice as large as the file
-            self._begin_anew()
+            try:
+                self._begin_anew()
+            except lmdb.Error as error:
+                raise self._refused(error) from error
         except lmdb.Error as error:
             raise self._refused(error) from error
 
@@ -183,7 +186,10 @@ class Index:
                 if replaced:
                     raise self._refused(error) from error
                 replaced = True
-                self._replace_damaged()
+                try:
+                    self._replace_damaged()
+                except lmdb.Error as problem:
+                    raise self._refused(problem) from problem
             except lmdb.Error as error:
                 raise self._refused(error) from error
 

@@ -17,6 +17,7 @@ from typing import Self
 
 from blockvault.clock import to_text
 from blockvault.errors import ConflictError
+from blockvault.store.local import device_error
 
 _FLOCK = struct.Struct("hhqqi4x")
 
@@ -49,8 +50,11 @@ class FileLock:
         self._fd = -1
 
     def __enter__(self) -> Self:
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise device_error(error, f"making the lock {self.path}") from error
         deadline = time.monotonic() + self.wait_seconds
         while not try_lock(fd):
             if time.monotonic() >= deadline:
@@ -58,8 +62,11 @@ class FileLock:
                 os.close(fd)
                 raise self._refusal(holder)
             time.sleep(0.02)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": to_text(self.now)}).encode(), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": to_text(self.now)}).encode(), 0)
+        except OSError:
+            pass  # for messages only: on a full disk the lock is held all the same
         self._fd = fd
         return self
 

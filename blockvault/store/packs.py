@@ -5,14 +5,19 @@ Invariants:
 - A pack appears in the vault whole and durable (`NewObject.commit`); only then may a layer or the index name it.
 - A reader takes a slot from any generation that has it, the highest first.
 
-Memory: tables are cached up to a bound in bytes; open descriptors up to a bound in number.
+Memory: tables are cached up to a bound in bytes; open descriptors up to a bound in number, which follows the limit of
+the process (`ulimit -n`).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import resource
 import threading
+import time
+import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault import kernel
-from blockvault.errors import BlockVaultError, CorruptionError, NotFoundError
+from blockvault.errors import BlockVaultError, CorruptionError, DeviceError, NotFoundError
 from blockvault.format.envelope import (
     DIRECTORY_NUMBER,
     DIRECTORY_PLAIN_MAX,
@@ -46,7 +51,11 @@ from blockvault.store.local import LocalStore, NewObject, device_error
 PACK_BYTES = 48 << 20
 PACKS_FOLDER = "main/packs"
 TABLE_CACHE_BYTES = 32 << 20
-OPEN_PACKS_MAX = 64
+OPEN_PACKS_MAX = 64  # kept open though nobody uses them
+OTHER_FILES = (
+    40  # descriptors that everything else needs: layers, digest states, LMDB, the image, the pack being written
+)
+WAIT_SECONDS = 5.0  # for a descriptor that another thread gives back
 _GENERATION = re.compile(r"^([0-9a-f]{32})\.(\d+)-[0-9a-f]{8}\Z")
 
 
@@ -159,10 +168,19 @@ class PackWriter:
         self._object.abort()
 
 
+def open_packs_allowed() -> int:
+    """How many packs this process may have open at once, cached ones and those in use."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return 1 << 20
+    return max(8, limit - max(OTHER_FILES, limit // 4))
+
+
 class PackReader:
     """One generation of a pack, open for reading. `fd` is valid until `close`."""
 
     def __init__(self, fd: int, name: str, sealer: Sealer, table: PackTable) -> None:
+        open_readers.add(self)
         self.fd = fd
         self.name = name
         self.table = table
@@ -185,6 +203,9 @@ class PackReader:
 
     def __del__(self) -> None:
         self.close()
+
+
+open_readers: weakref.WeakSet[PackReader] = weakref.WeakSet()  # of the process
 
 
 def read_table(store: LocalStore, keys: VaultKeys, name: str) -> PackReader:
@@ -270,11 +291,46 @@ class PackShelf:
         Raises:
             CorruptionError: it is missing (`vault.pack-missing`) or none of its generations is whole.
         """
+        reader = self._cached(pack)
+        if reader is not None:
+            return reader
+        self._make_room()
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                return self._open(pack)
+            except DeviceError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or time.monotonic() > deadline:
+                    raise
+            with self._lock:
+                self._forget(0)
+            time.sleep(0.01)
+
+    def spare_reader(self, pack: PackName) -> PackReader | None:
+        """`reader`, for whoever holds others and can do with these: None where the limit of open files is near."""
+        return self._cached(pack) or (self.reader(pack) if self._make_room() else None)
+
+    def _cached(self, pack: PackName) -> PackReader | None:
         with self._lock:
             reader = self._readers.get(pack)
             if reader is not None:
                 self._readers.move_to_end(pack)
-                return reader
+            return reader
+
+    def _make_room(self) -> bool:
+        """Let go of packs that nobody uses if too many are open; says whether one more may be opened."""
+        allowed = open_packs_allowed()
+        if len(open_readers) >= allowed:
+            with self._lock:
+                self._forget(allowed // 4)
+        return len(open_readers) < allowed
+
+    def _forget(self, kept: int) -> None:
+        while len(self._readers) > kept:
+            _, dropped = self._readers.popitem(last=False)
+            self._bytes -= dropped.table.memory_bytes
+
+    def _open(self, pack: PackName) -> PackReader:
         last: CorruptionError | None = None
         names = self.names(pack)
         tried: set[str] = set()
@@ -297,11 +353,9 @@ class PackShelf:
                     return known  # another thread was first
                 self._readers[pack] = reader
                 self._bytes += reader.table.memory_bytes
-                while len(self._readers) > 1 and (
-                    self._bytes > TABLE_CACHE_BYTES or len(self._readers) > OPEN_PACKS_MAX
-                ):
-                    _, dropped = self._readers.popitem(last=False)
-                    self._bytes -= dropped.table.memory_bytes
+                self._forget(OPEN_PACKS_MAX)
+                while len(self._readers) > 1 and self._bytes > TABLE_CACHE_BYTES:
+                    self._forget(len(self._readers) - 1)
             return reader
         if last is not None:
             raise last
@@ -327,8 +381,7 @@ class PackShelf:
     def close(self) -> None:
         """Forget all readers."""
         with self._lock:
-            self._readers.clear()
-            self._bytes = 0
+            self._forget(0)
 
 
 def block_columns(reader: PackReader, slots: NDArray[Any]) -> tuple[NDArray[Any], ...]:
