@@ -22,6 +22,7 @@ from blockvault.config import DEFAULT_VAULT, default_state_dir, default_vault, v
 from blockvault.engine.backup import Backup
 from blockvault.engine.compare import compare
 from blockvault.engine.items import Items
+from blockvault.engine.key_changes import KeyChanges
 from blockvault.engine.listing import Listing
 from blockvault.engine.restoring import Restorer, RestoreRequest
 from blockvault.engine.session import Session
@@ -63,7 +64,7 @@ class VaultSummary:
 class Vault:
     """An opened vault. Use `create`, `open` or `open_or_create`; close it, or use it in a `with` statement.
 
-    `created_now` says whether opening made it.
+    `created_now` says whether opening made it. `keys` has what concerns the key slots of an encrypted vault.
     """
 
     def __init__(self, session: Session) -> None:
@@ -78,6 +79,7 @@ class Vault:
         self.created = from_text(session.header.created)
         self.created_now = session.created_now
         self.state_dir = session.state_dir
+        self.keys = KeyChanges(session)
         self._items = Items(session)
         self._backup = Backup(session, self._items)
         self._listing = Listing(session, self._items)

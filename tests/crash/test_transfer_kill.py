@@ -15,7 +15,7 @@ from helpers.children import ForkServer, failpoint_names
 from helpers.files import keep_copy, names_under, noise, text, write_at
 from helpers.site import CHUNK, Site
 
-OTHERS = "snapshot."  # the instant-restore tier: tests/crash has files of its own for it
+OTHERS = ("snapshot.", "key.")  # the instant-restore tier and keys: tests/crash has files of its own for them
 
 TAKE = """
 def work(state, image):

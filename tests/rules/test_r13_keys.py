@@ -303,7 +303,7 @@ def keys_of(site: Site) -> dict[str, bytes]:
     return {
         "id key": keys.id_key,
         "run key": keys.run_key,
-        "data key": keys.data_keys[0],
+        "data key": keys.data_key(0),
         "digest seed": struct.pack("<Q", keys.digest_seed),
         "key file": b"" if site.secret is None else (site.secret.key_file or b""),
     }
@@ -349,7 +349,7 @@ def test_equal_disks_of_two_vaults_look_different(make_site: Callable[..., Site]
         image.write_bytes(noise(2 * CHUNK, 1))
         site.take(image)
         keys = forge.session(site).keys
-        seen.append((keys.id_key, keys.run_key, keys.digest_seed, keys.data_keys[0], keys.vault_id))
+        seen.append((keys.id_key, keys.run_key, keys.digest_seed, keys.data_key(0), keys.vault_id))
     for column in zip(*seen, strict=True):
         assert len(set(column)) == len(sites)
 
@@ -377,7 +377,8 @@ def test_data_keys_have_epochs_and_the_id_key_has_none(make_site: Callable[..., 
     site.reopen()
     second = forge.session(site).keys
     assert (second.id_key, second.run_key, second.digest_seed) == (first.id_key, first.run_key, first.digest_seed)
-    assert second.data_keys[0] == first.data_keys[0] != second.data_keys[1]
+    assert second.data_key(0) == first.data_key(0) != second.data_key(1)
+    assert (first.epoch, second.epoch) == (0, 1)
     copy = site.root / "copy.img"
     copy.write_bytes(image.read_bytes() + noise(CHUNK, 2))
     site.take(copy)

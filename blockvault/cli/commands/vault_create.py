@@ -22,8 +22,8 @@ def command(call: Call, name: str, path: str | None, chunk_size: str, no_encrypt
     """Make a vault.
 
     NAME has 2 to 50 letters, digits and hyphens and begins with a letter. The passphrase is asked for twice, or comes
-    from $BLOCKVAULT_PASSWORD, $BLOCKVAULT_PASSWORD_FILE or $BLOCKVAULT_PASSWORD_COMMAND; with --key-file the file's
-    bytes are the key.
+    from $BLOCKVAULT_PASSWORD, $BLOCKVAULT_PASSWORD_FILE, $BLOCKVAULT_PASSWORD_COMMAND or systemd's credentials; with
+    --key-file the file's bytes are the key.
     """
     from blockvault.cli.passphrase import ask_secret
     from blockvault.ids import check_vault_name
@@ -34,7 +34,7 @@ def command(call: Call, name: str, path: str | None, chunk_size: str, no_encrypt
     chunk_bytes = check_chunk_size(parse_size(chunk_size))
     secret = None
     if not no_encryption:
-        secret = call.secret() or ask_secret(name, new=True)
+        secret = call.secret(name) or ask_secret(name, new=True)
     elif call.key_file:
         raise click.UsageError("--no-encryption and --key-file contradict each other")
     with Vault.create(name, path=path, chunk_size=chunk_bytes, secret=secret) as vault:
