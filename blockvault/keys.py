@@ -202,7 +202,8 @@ def unwrap(slots: Slots, vault_id: bytes, secret: Secret | None, vault_name: str
     raise WrongKeyError(
         "key.wrong",
         f"the given key does not open the vault '{vault_name}'",
-        why=f"none of its {len(readable)} key slots fits" + (f"; damaged: {', '.join(damaged)}" if damaged else ""),
+        why=("its key slot does not fit" if len(readable) == 1 else f"none of its {len(readable)} key slots fits")
+        + (f"; damaged: {', '.join(damaged)}" if damaged else ""),
         do="check the passphrase or key file; nothing was changed",
     )
 
