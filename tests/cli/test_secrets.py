@@ -207,8 +207,9 @@ def test_what_holds_a_secret_does_not_print_it(runner: Runner) -> None:
         for key in (session.folder.opened.master, session.keys.id_key, session.keys.run_key):
             assert repr(key)[2:-1] not in text
             assert key.hex() not in text
+        words = Secret(passphrase=b"SECRET")
         with pytest.raises(TypeError) as caught:
-            vault.keys.add(Secret(passphrase=b"SECRET"), label=secret, now=secret)
+            vault.keys.add(words, label=secret, now=secret)
         trace = traceback_of(caught.value)
         assert trace is not None
         assert "Traceback" in trace
