@@ -46,6 +46,31 @@ def test_first_point_against_zstd(benchmark: Any, bench: Bench, keeping: tuple[s
     clean()
 
 
+def test_first_point_encrypted_against_plain(benchmark: Any, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What encryption costs: the same point into a vault under a passphrase and into one without encryption."""
+    monkeypatch.setenv("BLOCKVAULT_PASSWORD", "a passphrase to measure with")
+
+    def make() -> None:
+        for name, options in (("encrypted", ()), ("plain", ("--no-encryption",))):
+            blockvault("vault", "create", name, *options, state=bench.fresh(f"state-{name}"))
+
+    def take(name: str) -> None:
+        blockvault("snapshot", bench.image, "--no-keep", "--vault", name, state=bench.path(f"state-{name}"))
+
+    in_turns(
+        benchmark,
+        lambda: take("encrypted"),
+        lambda: take("plain"),
+        ceiling_name="the same without encryption",
+        byte_count=bench.size,
+        rounds=bench.rounds,
+        prepare=make,
+        goal=">= 0.85",
+    )
+    bench.fresh("state-encrypted")
+    bench.fresh("state-plain")
+
+
 @KEEPING
 def test_nothing_changed_against_cat(benchmark: Any, bench: Bench, keeping: tuple[str, ...]) -> None:
     state = bench.fresh("state")

@@ -24,6 +24,7 @@ from blockvault.engine.compare import compare
 from blockvault.engine.expire import Expirer
 from blockvault.engine.in_place import InPlace
 from blockvault.engine.items import Items
+from blockvault.engine.key_changes import KeyChanges
 from blockvault.engine.listing import Listing
 from blockvault.engine.reclaim import MAX_DEAD_DEFAULT
 from blockvault.engine.restoring import Restorer, RestoreRequest
@@ -72,7 +73,7 @@ class Vault:
     """An opened vault. Use `create`, `open` or `open_or_create`; close it, or use it in a `with` statement.
 
     `created_now` says whether opening made it; `notices` what opening noticed: that the folder was moved, copied or put
-    back from an older copy.
+    back from an older copy. `keys` has what concerns the key slots of an encrypted vault.
     """
 
     def __init__(self, session: Session) -> None:
@@ -89,6 +90,7 @@ class Vault:
         self.soft_delete_days = session.soft_delete_days
         self.notices = session.notices
         self.state_dir = session.state_dir
+        self.keys = KeyChanges(session)
         self._items = Items(session)
         self._backup = Backup(session, self._items)
         self._listing = Listing(session, self._items)

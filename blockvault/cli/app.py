@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "version": ("version", "Print the versions of the program and its parts."),
 }
 ALIASES = {"backup": "snapshot", "backup-now": "snapshot", "ls": "points"}
+# A group's table by the words that lead to it; an entry without a module is a group of its own below.
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "point": {
         "show": ("point_show", "Show all that is known of a point."),
@@ -51,15 +52,27 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "create": ("vault_create", "Make a vault."),
         "list": ("vault_list", "List the vaults of this machine."),
         "show": ("vault_show", "Show a vault's settings."),
+        "key": ("", "Look at the keys of an encrypted vault and change them."),
+    },
+    "vault key": {
+        "list": ("vault_key_list", "List the key slots of a vault."),
+        "add": ("vault_key_add", "Add a passphrase or key file that opens the vault."),
+        "rotate": ("vault_key_rotate", "Begin a new data key, or give a slot a new passphrase."),
+        "remove": ("vault_key_remove", "Remove a key slot: its passphrase or key file opens no more."),
+        "export": ("vault_key_export", "Print the paper key, which opens the vault when all else is lost."),
+        "import": ("vault_key_import", "Get back in with the paper key, and set a new passphrase."),
     },
 }
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports one when it is called."""
+    """A group that knows its commands by name and imports one when it is called; `words` lead to it from the root."""
 
-    def __init__(self, name: str, table: dict[str, tuple[str, str]], aliases: dict[str, str], help_text: str) -> None:
-        super().__init__(name, help=help_text)
+    def __init__(
+        self, words: tuple[str, ...], table: dict[str, tuple[str, str]], aliases: dict[str, str], help_text: str
+    ) -> None:
+        super().__init__(words[-1] if words else PROGRAM, help=help_text)
+        self._words = words
         self._table = table
         self._aliases = aliases
 
@@ -74,7 +87,8 @@ class LazyGroup(click.Group):
             return None
         module, line = self._table[name]
         if not module:
-            return LazyGroup(name, GROUPS[name], {}, line)
+            words = (*self._words, name)
+            return LazyGroup(words, GROUPS[" ".join(words)], {}, line)
         command: click.Command = import_module(f"blockvault.cli.commands.{module}").command
         return command
 
@@ -115,7 +129,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
 def make_app() -> click.Group:
     """The root of the tree."""
     app = LazyGroup(
-        PROGRAM,
+        (),
         COMMANDS,
         ALIASES,
         "Block-level backup of virtual machines and disk images.\n\n"

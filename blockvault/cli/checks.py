@@ -151,11 +151,26 @@ def check_vault(vault: Vault) -> Iterator[Finding]:
     yield Finding(Level.OK, "vault", f"'{vault.name}' opens: {kind}, {len(points)} points, {vault.path}")
     if os.stat(vault.path).st_dev != os.stat(_nearest_folder(default_state_dir())).st_dev:
         yield check_space("vault", vault.path)
+    if vault.encrypted:
+        yield check_keys(vault)
     newest = max((info.taken for info in points), default=None)
     if newest is not None and newest > utc_now() + timedelta(minutes=5):
         yield Finding(
             Level.WARN, "points", f"the newest was taken in the future: {newest:%Y-%m-%d %H:%M} UTC", "check the clock"
         )
+
+
+def check_keys(vault: Vault) -> Finding:
+    """The ways into an encrypted vault: whether each can be read."""
+    slots = vault.keys.slots()
+    damaged = [f"keys/{slot.slot}" for slot in slots if slot.damage]
+    if damaged:
+        do = "add a key and remove these (`blockvault vault key`), or put them back from a copy of the vault"
+        return Finding(Level.WARN, "keys", f"damaged key slots: {', '.join(damaged)}", do)
+    count = "one key slot opens it" if len(slots) == 1 else f"{len(slots)} key slots open it"
+    return Finding(
+        Level.OK, "keys", f"{count}; `blockvault vault key export` prints one for the day when these are lost"
+    )
 
 
 def check_images(vault: Vault, name: str | None) -> Iterator[Finding]:

@@ -1,39 +1,34 @@
-"""Asking before what cannot be taken back: on a terminal a question, elsewhere `--yes` or an error."""
+"""Asking before what cannot be taken back: `--yes`, or a yes on a terminal, or it is not done."""
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
+import click
 
 from blockvault.errors import CancelledError, InvalidInputError
 
-if TYPE_CHECKING:
-    from blockvault.cli.call import Call
 
-
-def confirm(call: Call, question: str, *, yes: bool, refusal: InvalidInputError | None = None) -> None:
+def confirm(question: str, *, yes: bool, refusal: InvalidInputError | None = None) -> None:
     """Return if the user agrees.
 
     Args:
-        call: the running command.
-        question: what will be done, without the question mark.
+        question: what is to be agreed to.
         yes: `--yes` was given.
-        refusal: raised where nobody can be asked; None: a general one.
+        refusal: what is raised where nobody can be asked; None: a general one.
 
     Raises:
-        InvalidInputError: nobody can be asked and `--yes` was not given (`input.needs-yes`).
-        CancelledError: the answer was no.
+        InvalidInputError: there is no `--yes` and no terminal to ask on (`input.needs-yes`).
+        CancelledError: the answer was no (`job.cancelled`).
     """
+    from blockvault.cli.passphrase import can_ask
+
     if yes:
         return
-    if call.output.as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not can_ask():
         raise refusal or InvalidInputError(
             "input.needs-yes",
-            f"not done: {question}",
-            why="it overwrites or ends what is there, and there is no terminal to ask on",
-            do="look with --dry-run, then add --yes",
+            "nothing was done: this needs to be confirmed",
+            why=question,
+            do="add --yes, or run it on a terminal to be asked",
         )
-    call.output.messages.write(f"{question}? [y/N] ")
-    call.output.messages.flush()
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+    if not click.confirm(question, err=True):
         raise CancelledError("job.cancelled", "nothing was done", why="the answer was no")

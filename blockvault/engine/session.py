@@ -47,6 +47,7 @@ class Session:
     """One opened vault; closed once."""
 
     def __init__(self, folder: VaultFolder, *, name: str, state_dir: str, now: datetime, created_now: bool) -> None:
+        self.folder = folder
         self.header = folder.header
         self.keys = folder.keys
         self.store = folder.store

@@ -130,11 +130,16 @@ def new_sealer(keys: VaultKeys, kind: Kind, name: str, write_id: bytes | None = 
         FORMAT_VERSION,
         cipher,
         0,
-        keys.epoch,
+        _epoch_of_new(keys, kind),
         os.urandom(32),
         write_id or os.urandom(16),
     )
     return open_sealer(keys, kind, name, head)
+
+
+def _epoch_of_new(keys: VaultKeys, kind: Kind) -> int:
+    """The config tells which epochs there are, so it must be readable without knowing: it keeps to the first."""
+    return 0 if kind is Kind.CONFIG else keys.epoch
 
 
 def open_sealer(keys: VaultKeys, kind: Kind, name: str, head: bytes) -> Sealer:
@@ -158,10 +163,9 @@ def open_sealer(keys: VaultKeys, kind: Kind, name: str, head: bytes) -> Sealer:
         )
     if version != FORMAT_VERSION or reserved != 0 or (cipher == CIPHER_AES_GCM) != keys.encrypted or cipher > 1:
         raise damaged(name, "its head contradicts the vault's header")
-    data_key = keys.data_keys.get(epoch)
-    if data_key is None:
-        raise damaged(name, f"its head names key epoch {epoch}, which the vault does not have")
-    key = hkdf(data_key, salt, b"blockvault/1 " + head[:8])
+    if kind is Kind.CONFIG and epoch != 0:
+        raise damaged(name, f"its head names key epoch {epoch}; a config is sealed under the first")
+    key = hkdf(keys.data_key(epoch), salt, b"blockvault/1 " + head[:8])
     encoded = name.encode()
     associated = b"blockvault/1\0" + keys.vault_id + head + struct.pack("<H", len(encoded)) + encoded
     return Sealer(name, head, key, associated, keys.encrypted)

@@ -153,6 +153,24 @@ class VerifyReport:
 
 
 @dataclass(frozen=True, slots=True)
+class KeySlotInfo:
+    """One way to a vault's master key. `damage` says why the slot cannot be read; then nothing but `slot` is known.
+
+    `opened` tells the slot that opened the vault just now. The costs are Argon2id's, 0 for a key file.
+    """
+
+    slot: int
+    kind: str = ""
+    label: str = ""
+    created: datetime | None = None
+    memory_kib: int = 0
+    passes: int = 0
+    lanes: int = 0
+    opened: bool = False
+    damage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UsageRow:
     """Space by item or by tier. `stored_bytes` counts what only these points brought in."""
 

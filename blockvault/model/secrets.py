@@ -6,22 +6,29 @@ it can read and write the vault. It never appears in a message: `repr` shows the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """What a user gives to open an encrypted vault: a passphrase or the bytes of a key file."""
+    """What a user gives to open an encrypted vault: a passphrase, the bytes of a key file, or a paper key's key.
+
+    A paper key is the master key itself: it opens the vault without any key slot.
+    """
 
     passphrase: bytes | None = field(default=None, repr=False)
     key_file: bytes | None = field(default=None, repr=False)
+    master_key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class VaultKeys:
-    """Derived keys. `data_keys` has one 32-byte key per epoch; new objects use the highest epoch.
+    """Derived keys. New objects are sealed under `data_key(epoch)`; an old one under that of the epoch in its head.
 
-    `id_key` (identity of blocks), `run_key` (binding of runs) and `digest_seed` never change in a vault's life.
+    Data keys are derived when they are asked for, whatever the epoch: a process that opened the vault before an epoch
+    began reads what others seal under it. `id_key` (identity of blocks), `run_key` (binding of runs) and `digest_seed`
+    never change in a vault's life.
     """
 
     vault_id: bytes  # 16 bytes
@@ -29,9 +36,5 @@ class VaultKeys:
     id_key: bytes = field(repr=False)
     run_key: bytes = field(repr=False)
     digest_seed: int = field(repr=False)
-    data_keys: dict[int, bytes] = field(repr=False)
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the data key that new objects are sealed with."""
-        return max(self.data_keys)
+    data_key: Callable[[int], bytes] = field(repr=False)  # 32 bytes, by epoch
+    epoch: int = 0

@@ -1,7 +1,7 @@
 """A vault's folder: making one, recognising one, and opening it with its keys.
 
     vault.json      two lines: the header as JSON, and the BLAKE3 of that line
-    keys/<slot>     encrypted vaults: the master key, wrapped
+    keys/<slot>     encrypted vaults: the master key, wrapped (`key_slots.py`)
     config/<rev>    sealed record: name, minimum versions, number of key epochs
 
 The header never changes. A vault comes into being in a folder of its own beside the final place and is moved there
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import blake3
@@ -37,6 +38,7 @@ from blockvault.model import Secret, VaultKeys
 from blockvault.store.catalog import record_names
 from blockvault.store.host import folder_identity
 from blockvault.store.index import Index
+from blockvault.store.key_slots import read_slots, slot_object
 from blockvault.store.local import LocalStore, device_error, sync_folder
 
 HEADER = "vault.json"
@@ -55,14 +57,26 @@ class Header(msgspec.Struct, frozen=True):
     master_key: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedKey:
+    """The master key, and the number of the key slot that gave it; None: a paper key, or no encryption."""
+
+    master: bytes = field(repr=False)
+    slot: int | None
+
+
 class VaultFolder:
     """An opened vault folder: header, keys, store."""
 
-    def __init__(self, path: str, header: Header, keys: VaultKeys, config: records.ConfigBody) -> None:
+    def __init__(
+        self, path: str, header: Header, opened: OpenedKey, keys: VaultKeys, config: records.ConfigBody, revision: int
+    ) -> None:
         self.path = path
         self.header = header
+        self.opened = opened
         self.keys = keys
         self.config = config
+        self.config_revision = revision
         self.store = LocalStore(path)
         self.refused: DeviceError | None = None  # why it could not be opened for writing
 
@@ -164,8 +178,11 @@ def create_vault(
     Raises:
         InvalidInputError: the soft-delete days cannot be (`vault.soft-delete-days`).
         AlreadyExistsError: something is there (`vault.exists`).
+        InvalidInputError: the secret is none that a key slot may be made with (`key.*`).
         DeviceError: the system refused.
     """
+    if secret is not None:
+        vault_keys.check_new_secret(secret)
     path = os.path.abspath(path)
     if not 0 <= soft_delete_days <= records.SOFT_DELETE_DAYS_MAX:
         raise InvalidInputError(
@@ -189,7 +206,8 @@ def create_vault(
         vault_id, master = random_name(), vault_keys.new_master_key()
         keys = vault_keys.derive(master, vault_id, encrypted=secret is not None)
         if secret is not None:
-            store.put_new("keys/0", vault_keys.wrap(master, vault_id, 0, secret, "first"))
+            slot = vault_keys.wrap(master, vault_id, 0, secret, label="first", created=to_text(now))
+            store.put_new(slot_object(0), slot)
         config = records.ConfigBody(
             name=name,
             min_reader=1,
@@ -198,8 +216,7 @@ def create_vault(
             created=to_text(now),
             soft_delete_days=soft_delete_days,
         )
-        data, _ = seal_record(keys, Kind.CONFIG, "config/000000", records.encode(config))
-        store.put_new("config/000000", data)
+        put_config(store, keys, 0, config)
         header = Header(
             magic="blockvault",
             format_version=FORMAT_VERSION,
@@ -226,7 +243,7 @@ def create_vault(
 
 
 def open_folder(path: str, secret: Secret | None) -> VaultFolder:
-    """Open the vault in folder `path`.
+    """Open the vault in folder `path`. Nothing is written, and nothing is read but header, key slots and config.
 
     Raises:
         NotFoundError, CorruptionError, UnsupportedError: see `read_header`.
@@ -237,14 +254,16 @@ def open_folder(path: str, secret: Secret | None) -> VaultFolder:
     vault_id = bytes.fromhex(header.vault_id)
     store = LocalStore(path)
     encrypted = header.encryption != "none"
-    if encrypted:
-        names = sorted(entry for entry in store.entries("keys") if entry.isdigit())
-        slots = [store.read(f"keys/{slot}", limit=64 << 10) for slot in names]
-        master = vault_keys.unwrap(slots, vault_id, secret, os.path.basename(path))
-    else:
-        master = bytes.fromhex(header.master_key or "")
-    keys = vault_keys.derive(master, vault_id, encrypted=encrypted)
+    opened = _open_key(store, header, secret, os.path.basename(path))
+    keys = vault_keys.derive(opened.master, vault_id, encrypted=encrypted)
     if vault_keys.fingerprint(keys) != header.fingerprint:
+        if encrypted and opened.slot is None:
+            raise WrongKeyError(
+                "key.wrong",
+                f"the paper key does not open the vault at {path}",
+                why="it is the paper key of another vault",
+                do=f"look for the one that names the vault id {header.vault_id}; nothing was changed",
+            )
         raise WrongKeyError(
             "key.wrong",
             f"the keys of the vault at {path} are not those that its header names",
@@ -269,5 +288,20 @@ def open_folder(path: str, secret: Secret | None) -> VaultFolder:
             do="use a newer BlockVault for this vault",
         )
     if config.epochs > 1:
-        keys = vault_keys.derive(master, vault_id, encrypted=encrypted, epochs=config.epochs)
-    return VaultFolder(path, header, keys, config)
+        keys = vault_keys.derive(opened.master, vault_id, encrypted=encrypted, epochs=config.epochs)
+    return VaultFolder(path, header, opened, keys, config, revision=int(name.rpartition("/")[2]))
+
+
+def _open_key(store: LocalStore, header: Header, secret: Secret | None, name: str) -> OpenedKey:
+    if header.encryption == "none":
+        return OpenedKey(bytes.fromhex(header.master_key or ""), None)
+    if secret is not None and secret.master_key is not None:
+        return OpenedKey(secret.master_key, None)
+    return OpenedKey(*vault_keys.unwrap(read_slots(store), bytes.fromhex(header.vault_id), secret, name))
+
+
+def put_config(store: LocalStore, keys: VaultKeys, revision: int, config: records.ConfigBody) -> None:
+    """Create a revision of the configuration. Raises `AlreadyExistsError` where another writer was faster."""
+    name = f"config/{revision:06d}"
+    data, _ = seal_record(keys, Kind.CONFIG, name, records.encode(config))
+    store.put_new(name, data)

@@ -84,7 +84,12 @@ def test_unknown_name_in_the_library_is_an_attribute_error() -> None:
 
 def test_every_line_of_the_tree_is_the_first_line_of_its_command() -> None:
     lines = {(name,): line for name, (module, line) in COMMANDS.items() if module}
-    lines |= {(group, name): line for group, table in GROUPS.items() for name, (_, line) in table.items()}
+    lines |= {
+        (*group.split(), name): line
+        for group, table in GROUPS.items()
+        for name, (module, line) in table.items()
+        if module
+    }
     assert lines == {path: (command.help or "").split("\n")[0] for path, command in ALL_LEAVES}
 
 

@@ -16,7 +16,7 @@ from helpers.files import keep_copy, names_under, noise, text, write_at
 from helpers.site import CHUNK, Site
 
 # Parts of the program that have files of their own in tests/crash.
-OTHERS = ("snapshot.", "in-place.", "restore.mended", "mark.", "prune.", "reclaim.", "generation.")
+OTHERS = ("snapshot.", "in-place.", "restore.mended", "mark.", "prune.", "reclaim.", "generation.", "key.")
 
 TAKE = """
 def work(state, image):

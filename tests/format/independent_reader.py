@@ -316,14 +316,12 @@ class Vault:
         fingerprint = blake3(b"fingerprint", key=self.run_key).digest(16)
         demand(fingerprint.hex() == header["fingerprint"], "vault.json", "these are not the keys of this vault")
         self.master = master
-        self.epochs = 1
         self.packs: dict[bytes, Pack] = {}
         revisions = [name for kind, name in self.objects() if kind == "CONF"]
         demand(bool(revisions), "config", "there is none")
         config = self.record(max(revisions), "CONF")
         if config["min_reader"] > VERSION:
             raise Newer(f"the vault asks for a reader of version {config['min_reader']}")
-        self.epochs = config["epochs"]
 
     @staticmethod
     def _header(lines: bytes) -> tuple[dict[str, Any], bytes, bytes]:
@@ -374,8 +372,8 @@ class Vault:
         demand(magic == b"BVLT" and has_kind == kind.encode(), name, "its head is wrong")
         if version > VERSION:
             raise Newer(f"{name}: format version {version}")
-        known = self.epochs if kind != "CONF" else 1
-        demand(version == VERSION and not cipher and not reserved and epoch < known, name, "its head is wrong")
+        demand(version == VERSION and not cipher and not reserved, name, "its head is wrong")
+        demand(kind != "CONF" or epoch == 0, name, "a config of a later epoch")
         demand(offset == 64 or kind in ("PACK", "LAYR"), name, "it has sections")
         key = hkdf(hkdf(self.master, self.id, f"blockvault/1 data {epoch}".encode()), salt, b"blockvault/1 " + head[:8])
         full = name.encode()

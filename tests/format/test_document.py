@@ -139,7 +139,7 @@ def test_the_header_is_two_lines() -> None:
 def test_key_slots_have_the_fields_of_their_table() -> None:
     fields = [row["field"] for row in table("key slot")]
     for secret, kind in ((Secret(key_file=bytes(32)), "key-file"), (Secret(passphrase=b"a"), "passphrase")):
-        slot = json.loads(vault_keys.wrap(bytes(32), bytes(16), 0, secret))
+        slot = json.loads(vault_keys.wrap(bytes(32), bytes(16), 0, secret, label="x", created="2026-11-20T02:00:00Z"))
         assert list(slot) == fields
         assert slot["kind"] == kind
         assert (len(bytes.fromhex(slot["salt"])), len(bytes.fromhex(slot["wrapped"]))) == (16, 12 + 32 + 16)

@@ -65,8 +65,8 @@ def test_keys() -> None:
     (seed,) = struct.unpack("<Q", hkdf(MASTER, VAULT_ID, info_of("digest seed"))[:8])
     assert keys.digest_seed == seed == VECTORS["digest_seed"]
     info = info_of("data key of epoch e").removesuffix(b" e")
-    assert keys.data_keys[0] == hkdf(MASTER, VAULT_ID, info + b" 0") == raw("data_key_0")
-    assert keys.data_keys[7] == hkdf(MASTER, VAULT_ID, info + b" 7") == raw("data_key_7")
+    assert keys.data_key(0) == hkdf(MASTER, VAULT_ID, info + b" 0") == raw("data_key_0")
+    assert keys.data_key(7) == hkdf(MASTER, VAULT_ID, info + b" 7") == raw("data_key_7")
     assert keys.epoch == 7
     assert vault_keys.fingerprint(keys) == VECTORS["fingerprint"]
     assert blake3(b"fingerprint", key=keys.run_key).digest()[:16] == raw("fingerprint")
@@ -193,7 +193,7 @@ def test_a_record_as_it_is_written_today() -> None:
         data, digest = envelope.seal_record(keys, envelope.Kind.MARK, NAME, b'{"a":1}')
         made.add(data[16:48])
         head = data[:64]
-        key = hkdf(keys.data_keys[7], head[16:48], b"blockvault/1 BVLTMARK")
+        key = hkdf(keys.data_key(7), head[16:48], b"blockvault/1 BVLTMARK")
         name = NAME.encode()
         associated = b"blockvault/1\0" + VAULT_ID + head + struct.pack("<H", len(name)) + name
         frame = data[64:-40]

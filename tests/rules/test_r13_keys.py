@@ -1,25 +1,24 @@
-"""R13: every object has a key of its own, every section is bound to its place, and an encrypted vault tells nothing."""
+"""R13: every object has a key of its own, every section is bound to its place, and keys have epochs.
+
+What an encrypted vault does not tell: `test_r13_leaks.py`; key slots: `test_r13_slots.py`.
+"""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import xxhash
-from blake3 import blake3
 from helpers import forge
 from helpers.damage import flip, swap, truncate, writable
-from helpers.files import listing, noise, resize, text, write_at
+from helpers.files import noise, resize, text, write_at
 from helpers.site import CHUNK, KEY_FILE, Site
 
 from blockvault import kernel
 from blockvault.clock import to_text, utc_now
 from blockvault.errors import BlockVaultError, CorruptionError
-from blockvault.failpoints import Hook
 from blockvault.format import records
 from blockvault.format.envelope import HEAD, HEAD_BYTES, Kind, seal_record, unseal_record
 from blockvault.format.layers import ENTRY_SEGMENT
@@ -28,7 +27,6 @@ from blockvault.model import LayerRef, Mark, Secret
 from blockvault.store.layers import LayerReader
 from blockvault.store.packs import read_table
 
-SetHook = Callable[[Hook | None], None]
 SECRETS = {"plain": None, "encrypted": KEY_FILE}
 KINDS = {
     "main/packs": Kind.PACK,
@@ -262,84 +260,6 @@ def test_a_layer_of_another_point_does_not_pass(filled: Site) -> None:
     assert LayerName(old.name) != new.name
 
 
-# --- what an encrypted vault does not tell ---
-
-NAME, DISK, TAG, COMMENT = "secret-item-name", "Hidden-Disk-Stem", "classified-tag", "a comment nobody may read"
-HOST = "host-of-the-secrets"
-
-
-def tell_all(site: Site, hook: SetHook) -> dict[str, bytes]:
-    """Points whose every word and byte is to be kept; returns all files of the vault, those of a lease too."""
-    image = site.root / f"{DISK}.img"
-    image.write_bytes(noise(8 * CHUNK, 1))
-    leases: dict[str, bytes] = {}
-    hook(lambda name: leases.update(listing(site.folder / "leases")) if name == "transfer.packs" else None)
-    site.take(image, name=NAME, tags={TAG: TAG}, comment=COMMENT)
-    write_at(image, CHUNK, noise(CHUNK, 2))
-    site.take(image, comment=COMMENT)
-    hook(None)
-    site.vault.set_item(NAME, comment=COMMENT)
-    assert leases
-    return {**listing(site.folder), **leases}
-
-
-def to_keep(site: Site) -> dict[str, bytes]:
-    """What must not be found: bytes of the image, words of the records, digests, ids, keys."""
-    keys = forge.session(site).keys
-    chunk = noise(8 * CHUNK, 1)[3 * CHUNK : 4 * CHUNK]
-    words = {word: word.encode() for word in (NAME, DISK, TAG, COMMENT, str(site.root), HOST)}
-    return {
-        **words,
-        "image": chunk[100:140],
-        "digest": xxhash.xxh3_128(chunk, keys.digest_seed).digest(),
-        "plain digest": xxhash.xxh3_128(chunk).digest(),
-        "id": blake3(chunk, key=keys.id_key).digest(),
-        "plain hash": blake3(chunk).digest(),
-    }
-
-
-def keys_of(site: Site) -> dict[str, bytes]:
-    keys = forge.session(site).keys
-    return {
-        "id key": keys.id_key,
-        "run key": keys.run_key,
-        "data key": keys.data_keys[0],
-        "digest seed": struct.pack("<Q", keys.digest_seed),
-        "key file": b"" if site.secret is None else (site.secret.key_file or b""),
-    }
-
-
-def found_in(files: dict[str, bytes], secrets: dict[str, bytes]) -> set[str]:
-    return {
-        what
-        for what, secret in secrets.items()
-        if secret
-        for path, data in files.items()
-        if any(form in data or form in path.rsplit("/vaults/default/", 1)[-1].encode() for form in forms(secret))
-    }
-
-
-def forms(secret: bytes) -> tuple[bytes, ...]:
-    return (secret, secret.hex().encode()) if len(secret) >= 8 else (secret,)
-
-
-def test_an_encrypted_vault_tells_nothing(
-    make_site: Callable[..., Site], hook: SetHook, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("socket.gethostname", lambda: HOST)
-    site = make_site(secret=KEY_FILE)
-    files = tell_all(site, hook)
-    assert found_in(files, {**to_keep(site), **keys_of(site)}) == set()
-    site.sound()
-
-
-def test_without_encryption_the_search_finds(site: Site, hook: SetHook) -> None:
-    """So that the test above can fail: bytes and ids of a plain vault lie open, and its keys derive from its header."""
-    files = tell_all(site, hook)
-    assert {"image"} <= found_in(files, to_keep(site))
-    assert b'"master_key"' in files[str(site.folder / "vault.json")]
-
-
 def test_equal_disks_of_two_vaults_look_different(make_site: Callable[..., Site]) -> None:
     """No key is shared: ids, seeds and stored bytes of one vault say nothing of another's."""
     sites = [make_site(secret=secret) for secret in (KEY_FILE, KEY_FILE, None, None)]
@@ -349,7 +269,7 @@ def test_equal_disks_of_two_vaults_look_different(make_site: Callable[..., Site]
         image.write_bytes(noise(2 * CHUNK, 1))
         site.take(image)
         keys = forge.session(site).keys
-        seen.append((keys.id_key, keys.run_key, keys.digest_seed, keys.data_keys[0], keys.vault_id))
+        seen.append((keys.id_key, keys.run_key, keys.digest_seed, keys.data_key(0), keys.vault_id))
     for column in zip(*seen, strict=True):
         assert len(set(column)) == len(sites)
 
@@ -377,7 +297,8 @@ def test_data_keys_have_epochs_and_the_id_key_has_none(make_site: Callable[..., 
     site.reopen()
     second = forge.session(site).keys
     assert (second.id_key, second.run_key, second.digest_seed) == (first.id_key, first.run_key, first.digest_seed)
-    assert second.data_keys[0] == first.data_keys[0] != second.data_keys[1]
+    assert second.data_key(0) == first.data_key(0) != second.data_key(1)
+    assert (first.epoch, second.epoch) == (0, 1)
     copy = site.root / "copy.img"
     copy.write_bytes(image.read_bytes() + noise(CHUNK, 2))
     site.take(copy)

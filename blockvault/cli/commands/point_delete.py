@@ -37,8 +37,8 @@ def command(call: Call, point: str, reason: str, purge: bool, yes: bool, dry_run
             _show(call, info, "would be deleted", final=final)
             return None
         if final or last:
-            what = f"delete point {info.label} of item '{info.item}'{' for good' if final else ''}"
-            confirm(call, what + (", the last one of the item" if last else ""), yes=yes)
+            what = f"Delete point {info.label} of item '{info.item}'{' for good' if final else ''}"
+            confirm(what + (", the last one of the item?" if last else "?"), yes=yes)
         vault.delete_point(info.id, reason=reason, purge=purge)
         days = vault.soft_delete_days
     if final:

@@ -64,7 +64,7 @@ def command(
             _show_plan(call, plan)
             return None
         for doubt in doubts_of(plan):
-            confirm(call, f"{doubt.message} ({doubt.why}). Go on", yes=yes, refusal=doubt)
+            confirm(f"{doubt.message} ({doubt.why}). Go on?", yes=yes, refusal=doubt)
         result = vault.prune(plan, confirmed=True, monitor=monitor)
     _show(call, plan, result)
     if result.problem is not None:

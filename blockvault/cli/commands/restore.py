@@ -76,7 +76,7 @@ def _in_place(call: Call, point: str, disk: str | None, *, undo: bool, yes: bool
     with call.open_vault() as vault:
         info = vault.point(point)
         if not dry_run:
-            confirm(call, f"overwrite the disks of item '{info.item}' with point {info.label}", yes=yes)
+            confirm(f"Overwrite the disks of item '{info.item}' with point {info.label}?", yes=yes)
         with call.job() as monitor:
             result = vault.restore_in_place(info.id, disk=disk, undo=undo, dry_run=dry_run, monitor=monitor)
     if call.output.as_json or call.output.quiet:

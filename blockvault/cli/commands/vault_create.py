@@ -26,8 +26,8 @@ def command(
     """Make a vault.
 
     NAME has 2 to 50 letters, digits and hyphens and begins with a letter. The passphrase is asked for twice, or comes
-    from $BLOCKVAULT_PASSWORD, $BLOCKVAULT_PASSWORD_FILE or $BLOCKVAULT_PASSWORD_COMMAND; with --key-file the file's
-    bytes are the key.
+    from $BLOCKVAULT_PASSWORD, $BLOCKVAULT_PASSWORD_FILE, $BLOCKVAULT_PASSWORD_COMMAND or systemd's credentials; with
+    --key-file the file's bytes are the key.
     """
     from blockvault.cli.passphrase import ask_secret
     from blockvault.ids import check_vault_name
@@ -38,7 +38,7 @@ def command(
     chunk_bytes = check_chunk_size(parse_size(chunk_size))
     secret = None
     if not no_encryption:
-        secret = call.secret() or ask_secret(name, new=True)
+        secret = call.secret(name) or ask_secret(name, new=True)
     elif call.key_file:
         raise click.UsageError("--no-encryption and --key-file contradict each other")
     with Vault.create(
