@@ -224,6 +224,16 @@ def test_nothing_grows_too_old_by_itself(
 
 
 @settings(deadline=None)
+@given(histories(), spans)
+def test_an_earlier_clock_expires_less(
+    history: tuple[list[RetentionPoint], RetentionRules, datetime], span: timedelta
+) -> None:
+    """Of the clocks of a host and a store the earlier one is the one to ask, whichever of them is wrong."""
+    points, rules, now = history
+    assert refs_of(plan(points, rules, now - abs(span)).kept) >= refs_of(plan(points, rules, now).kept)
+
+
+@settings(deadline=None)
 @given(histories(), st.randoms(use_true_random=False))
 def test_the_order_of_the_input_does_not_matter(
     history: tuple[list[RetentionPoint], RetentionRules, datetime], random: Any
