@@ -53,7 +53,7 @@ from blockvault.model import (
 )
 from blockvault.monitor import Monitor
 from blockvault.policy import RetentionRules
-from blockvault.store.folder import create_vault, open_folder, read_header
+from blockvault.store.folder import check_soft_delete_days, create_vault, open_folder, read_header
 from blockvault.units import CHUNK_BYTES_DEFAULT, check_chunk_size
 
 
@@ -218,6 +218,18 @@ class Vault:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def set_soft_delete_days(self, days: int, *, now: datetime | None = None) -> None:
+        """Change how long a deleted point can be brought back; points that are deleted already keep their date.
+
+        Raises:
+            InvalidInputError: 0 to 3,650 days are possible (`vault.soft-delete-days`).
+            ConflictError: another process changed the settings meanwhile (`vault.changed-meanwhile`).
+        """
+        self._session.check_writable()
+        check_soft_delete_days(days)
+        self._session.folder.change_config(now or utc_now(), soft_delete_days=days)
+        self.soft_delete_days = self._session.soft_delete_days = days
 
     def items(self) -> list[Item]:
         """Items of the vault, by name."""

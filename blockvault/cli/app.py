@@ -52,6 +52,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "create": ("vault_create", "Make a vault."),
         "list": ("vault_list", "List the vaults of this machine."),
         "show": ("vault_show", "Show a vault's settings."),
+        "set": ("vault_set", "Change a vault's settings."),
         "key": ("", "Look at the keys of an encrypted vault and change them."),
     },
     "vault key": {

@@ -15,6 +15,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import blake3
 import msgspec
@@ -24,6 +25,7 @@ from blockvault.clock import to_text
 from blockvault.errors import (
     AlreadyExistsError,
     BlockVaultError,
+    ConflictError,
     CorruptionError,
     DeviceError,
     InvalidInputError,
@@ -84,6 +86,25 @@ class VaultFolder:
     def header_path(self) -> str:
         """Path of the header file."""
         return os.path.join(self.path, HEADER)
+
+    def change_config(self, now: datetime, **fields: Any) -> records.ConfigBody:
+        """Write the next revision of the configuration with these fields changed.
+
+        Raises:
+            ConflictError: another process wrote one meanwhile (`vault.changed-meanwhile`).
+        """
+        config = msgspec.structs.replace(self.config, created=to_text(now), **fields)
+        try:
+            put_config(self.store, self.keys, self.config_revision + 1, config)
+        except AlreadyExistsError:
+            raise ConflictError(
+                "vault.changed-meanwhile",
+                f"the settings of the vault at {self.path} were changed meanwhile",
+                why="another process wrote its next configuration first",
+                do="look at them with `blockvault vault show`, then run the command again",
+            ) from None
+        self.config, self.config_revision = config, self.config_revision + 1
+        return config
 
     def open_index(self, now: datetime) -> Index | None:
         """The vault's LMDB store, or None where the folder cannot be written, or not by this version.
@@ -170,6 +191,16 @@ def read_header(path: str) -> Header:
     return header
 
 
+def check_soft_delete_days(days: int) -> None:
+    """Raise `InvalidInputError` (`vault.soft-delete-days`) for what cannot be."""
+    if not 0 <= days <= records.SOFT_DELETE_DAYS_MAX:
+        raise InvalidInputError(
+            "vault.soft-delete-days",
+            f"deleted points cannot be kept for {days} days",
+            why=f"0 to {records.SOFT_DELETE_DAYS_MAX} days are possible",
+        )
+
+
 def create_vault(
     path: str, name: str, *, chunk_size: int, secret: Secret | None, soft_delete_days: int, now: datetime
 ) -> None:
@@ -184,12 +215,7 @@ def create_vault(
     if secret is not None:
         vault_keys.check_new_secret(secret)
     path = os.path.abspath(path)
-    if not 0 <= soft_delete_days <= records.SOFT_DELETE_DAYS_MAX:
-        raise InvalidInputError(
-            "vault.soft-delete-days",
-            f"deleted points cannot be kept for {soft_delete_days} days",
-            why=f"0 to {records.SOFT_DELETE_DAYS_MAX} days are possible",
-        )
+    check_soft_delete_days(soft_delete_days)
     if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
         raise AlreadyExistsError(
             "vault.exists",
