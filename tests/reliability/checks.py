@@ -1,0 +1,232 @@
+"""What must hold after an end, however it came: looked at by a process that opens the vault as a user would.
+
+- Every point that there was, or whose command had succeeded, is listed and restores byte for byte.
+- No other point is listed but one that the ended command was making; and that restores byte for byte, too.
+- A restore's target is as it was or as it is to be, and nothing else lies beside it.
+- `verify` finds nothing. What no point needs is told by name: packs, layers, scratch files; nothing else is there.
+- The same commands, run again, succeed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from blockvault.errors import BlockVaultError
+from blockvault.model import PointInfo, Tier
+from blockvault.vault import Vault
+from reliability import runner
+from reliability.world import World, digest
+
+if TYPE_CHECKING:
+    from reliability.operations import Command
+
+_KNOWN = re.compile(
+    r"""vault\.json|config/\d{6}|keys/\d+|origins/[0-9a-f]{32}|items/[0-9a-f]{32}/\d{6}
+    |(points|marks)/[0-9a-f]{32}/\d{10}(/\d{6})?|leases/[0-9a-f]{32}|main/packs/[0-9a-f]{2}/[0-9a-f]{32}\.\d+-[0-9a-f]{8}
+    |main/layers/[0-9a-f]{32}|main/index/[0-9a-f]{32}/\d{10}|main/condemned/[0-9a-f]{32}(\..*)?
+    |lmdb/(data|lock)\.mdb|lmdb\.lock|tmp/[0-9a-f]+""",
+    re.VERBOSE,
+)
+_SOURCES = {Tier.SNAPSHOT: ("snapshot",), Tier.VAULT: ("vault",), Tier.BOTH: ("snapshot", "vault")}
+
+
+@dataclass
+class Findings:
+    """What was found. `errors` empty: nothing was lost. `made`: points that are new, with their items."""
+
+    errors: list[str] = field(default_factory=list)
+    made: dict[str, str] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
+    vault: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Check:
+    """One look at a world. `acked`: for each command, whether it had succeeded before the end."""
+
+    def __init__(self, world: World, commands: list[Command], acked: list[bool], *, sample: int | None) -> None:
+        self.world = world
+        self.commands = commands
+        self.acked = acked
+        self.sample = sample  # how many old points are restored; None: all of them, and every byte is verified
+        self.rng = random.Random(world.rng.random())
+        self.found = Findings()
+
+    def run(self) -> Findings:
+        """To be called in a process of its own."""
+        world, found = self.world, self.found
+        data = world.vault / "lmdb" / "data.mdb"
+        before = data.stat().st_ino if data.exists() else None
+        try:
+            vault = Vault.open(state_dir=str(world.state), secret=world.secret)
+        except BlockVaultError as error:
+            if error.kind != "vault.not-found" or world.made:
+                found.errors.append(f"the vault does not open: {error.kind}: {error.message} ({error.why})")
+            return found
+        with vault:
+            found.vault = True
+            found.counts["vaults opened"] += 1
+            if before is not None and data.stat().st_ino != before:
+                found.counts["LMDB stores made anew"] += 1
+            try:
+                infos = {info.label: info for info in vault.points()}
+                self._points(vault, infos)
+                self._targets()
+                self._verify(vault)
+                self._leftovers(vault, infos)
+            except BlockVaultError as error:
+                found.errors.append(f"{error.kind}: {error.message} ({error.why})")
+        return found
+
+    def _points(self, vault: Vault, infos: dict[str, PointInfo]) -> None:
+        world, found = self.world, self.found
+        free = frozenset[str]().union(*(command.may_remove for command in self.commands))
+        for label in world.points:
+            if label not in infos:
+                if label in free:
+                    found.gone.append(label)
+                else:
+                    found.errors.append(f"point {label} is lost")
+        wanted: dict[str, dict[str, str]] = {}
+        for label in infos.keys() - world.points.keys():
+            item = infos[label].item
+            maker = next((command for command in self.commands if item in command.makes), None)
+            if maker is None or item in found.made.values():
+                found.errors.append(f"point {label} of item {item} is listed, and nobody made it")
+                continue
+            found.made[label] = item
+            wanted[label] = maker.makes[item]
+        for command, acked in zip(self.commands, self.acked, strict=True):
+            for item in command.makes if acked else ():
+                if item not in found.made.values():
+                    found.errors.append(f"the point of item {item} is lost, though its command had succeeded")
+            for label in command.moves if acked else ():
+                if infos[label].tier is Tier.SNAPSHOT:
+                    found.errors.append(f"point {label} is not in the vault, though its transfer had succeeded")
+        old = [label for label in world.points if label in infos]
+        chosen = old if self.sample is None else self.rng.sample(old, min(self.sample, len(old)))
+        wanted |= {label: world.points[label] for label in chosen}
+        for label, disks in wanted.items():
+            sources = _SOURCES[infos[label].tier]
+            if label not in found.made and self.sample is not None:
+                sources = (self.rng.choice(sources),)
+            for source in sources:
+                self._restore(vault, label, disks, source)
+
+    def _restore(self, vault: Vault, label: str, disks: dict[str, str], source: str) -> None:
+        for disk, bytes_then in disks.items():
+            target = self.world.scratch / "restored"
+            target.unlink(missing_ok=True)
+            where = f"point {label}, disk {disk}, from the {source}"
+            self.found.counts["restores compared"] += 1
+            try:
+                result = vault.restore(label, disk=disk, output=str(target), source=source)
+            except BlockVaultError as error:
+                self.found.errors.append(f"{where}: {error.kind}: {error.message} ({error.why})")
+                continue
+            if result.warnings or result.healed_chunks:
+                self.found.errors.append(f"{where}: {'; '.join(result.warnings)}")
+            if digest(target) != bytes_then:
+                self.found.errors.append(f"{where}: the bytes are wrong")
+
+    def _targets(self) -> None:
+        for command, acked in zip(self.commands, self.acked, strict=True):
+            for target in command.targets:
+                holds = digest(target.path) if target.path.exists() else None
+                if holds != target.after and (acked or holds != target.before):
+                    self.found.errors.append(f"the target {target.path.name} is neither as before nor whole")
+                others = [path.name for path in target.path.parent.iterdir() if path != target.path]
+                if others:
+                    self.found.errors.append(f"beside the target lies {', '.join(others)}")
+
+    def _verify(self, vault: Vault) -> None:
+        report = vault.verify(quick=self.sample is not None)
+        self.found.counts["quick verifies" if report.quick else "full verifies"] += 1
+        self.found.errors += [f"verify: {damage.object}: {damage.reason}" for damage in report.damage]
+
+    def _leftovers(self, vault: Vault, infos: dict[str, PointInfo]) -> None:
+        counts = self.found.counts
+        packs, layers = named_objects(vault, infos)
+        for top, _, names in os.walk(self.world.vault):
+            folder = os.path.relpath(top, self.world.vault)
+            for name in names:
+                full = os.path.normpath(os.path.join(folder, name))
+                if not _KNOWN.fullmatch(full):
+                    self.found.errors.append(f"a file that is none of the vault's: {full}")
+                elif full.startswith("main/packs/"):
+                    counts["packs that no point names"] += name.partition(".")[0] not in packs
+                elif full.startswith("main/layers/"):
+                    counts["layers that no point names"] += name not in layers
+                elif folder in ("tmp", "leases"):
+                    counts["scratch files and leases of the dead"] += 1
+
+
+def named_objects(vault: Vault, infos: dict[str, PointInfo]) -> tuple[set[str], set[str]]:
+    """Names of the packs and layers that some point needs."""
+    from blockvault.store.manifest import Manifest
+
+    session = vault._session
+    packs: set[str] = set()
+    layers: set[str] = set()
+    for info in infos.values():
+        for disk in info.point.disks if info.point is not None else ():
+            if {ref.name.hex() for ref in disk.layers} <= layers:
+                continue
+            manifest = Manifest(session.store, session.keys, disk)
+            for layer in manifest.layers:
+                layers.add(layer.ref.name.hex())
+                for cell in layer.segment_cells().tolist():
+                    packs |= {name.hex() for name in layer.segment(layer.entry(cell)).packs}
+                layer.close()
+    return packs, layers
+
+
+def look(world: World, commands: list[Command], acked: list[bool], *, sample: int | None) -> Findings:
+    """Check in a process of its own, and take what was found into the world's account."""
+    found: Findings = runner.answer(Check(world, commands, acked, sample=sample).run)
+    world.rng.random()
+    world.made = world.made or found.vault
+    makes: dict[str, Any] = {}
+    for command in commands:
+        makes |= command.makes
+    for label, item in found.made.items():
+        world.remember(label, item, makes[item])
+    for label in found.gone:
+        world.forget(label)
+    return found
+
+
+def go_on(world: World, commands: list[Command]) -> Findings:
+    """Run the commands again, undisturbed: they succeed, and what they made restores."""
+    found = Findings()
+    for command in commands:
+        for target in command.targets:
+            if target.before is None:
+                target.path.unlink(missing_ok=True)
+        order = runner.Order(command.argv, world.environment(), world.scratch)
+        code = runner.wait(order.start())
+        if code not in runner.GOOD:
+            found.errors.append(f"the next {command.argv[0]} ended with {code}: {order.output()}")
+        elif code:
+            found.counts["next runs with a warning"] += 1
+    if not found.errors:
+        after = look(world, commands, [True] * len(commands), sample=0)
+        after.counts = Counter({name: n for name, n in after.counts.items() if "dead" not in name and "names" not in name})
+        found.errors += [f"after the next run: {error}" for error in after.errors]
+        found.counts += after.counts
+    return found
+
+
+def examine(world: World, commands: list[Command], acked: list[bool], *, thorough: bool) -> Findings:
+    """Everything: look, go on."""
+    found = look(world, commands, acked, sample=None if thorough else 2)
+    if not found.errors:
+        after = go_on(world, commands)
+        found.errors += after.errors
+        found.counts += after.counts
+    return found

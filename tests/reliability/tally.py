@@ -1,0 +1,128 @@
+"""What was counted, kept in a file so that a long run can be made in pieces, and the table that is made of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import blockvault
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENDS = ("kill at a step", "kill at a random moment", "cut after a sync", "cut at a random moment", "cut after success")
+BEGIN, END = "<!-- figures: kills and power cuts -->", "<!-- end of figures -->"
+_PROGRESS_SECONDS = 5.0
+
+
+@dataclass
+class Tally:
+    """Counts by operation and end. `failures`: each with all that is needed to look for it."""
+
+    rows: dict[str, Counter[str]] = field(default_factory=dict)
+    places: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    steps: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    goal: int = 0
+    _told: float = field(default=0.0, repr=False)
+    _begun: float = field(default_factory=time.monotonic, repr=False)
+
+    def note(
+        self, operation: str, end: str, place: str, where: str, errors: list[str], counts: Counter[str] | None
+    ) -> None:
+        """One end of one operation, and what was found after it."""
+        self.rows.setdefault(operation, Counter())[end] += 1
+        if end in ENDS:
+            self.places[f"{end.split()[0]}s on {place}"] += 1
+        if counts:
+            self.counts += counts
+        if errors:
+            self.rows[operation]["lost"] += 1
+            words = f"seed {self.seeds[-1]}: {operation}, {end} ({where}), {place}: {'; '.join(errors)}"
+            self.failures.append(words)
+            print(f"\nFAILED  {words}", file=sys.stderr, flush=True)
+        now = time.monotonic()
+        if now - self._told > _PROGRESS_SECONDS:
+            self._told = now
+            print(self.progress(), file=sys.stderr, flush=True)
+
+    def step(self, name: str) -> None:
+        """A kill at a named step."""
+        self.steps[name] += 1
+
+    def total(self, *beginnings: str) -> int:
+        """Ends of these kinds."""
+        return sum(n for row in self.rows.values() for end, n in row.items() if end.startswith(beginnings))
+
+    def progress(self) -> str:
+        """One line."""
+        seconds = time.monotonic() - self._begun
+        return (
+            f"{self.total('kill'):5d} kills, {self.total('cut'):4d} power cuts, {len(self.failures)} failures, "
+            f"{self.counts['restores compared']} restores compared, {seconds:.0f} s"
+        )
+
+    def load(self, path: Path) -> None:
+        """Go on from a file."""
+        stored = json.loads(path.read_text())
+        self.rows = {name: Counter(row) for name, row in stored["rows"].items()}
+        for name in ("places", "counts", "steps"):
+            setattr(self, name, Counter(stored[name]))
+        self.failures, self.seeds, self.seconds = stored["failures"], stored["seeds"], stored["seconds"]
+
+    def save(self, path: Path) -> None:
+        """Keep it."""
+        kept = {name: getattr(self, name) for name in ("rows", "places", "counts", "steps", "failures", "seeds")}
+        kept["seconds"] = self.seconds
+        path.write_text(json.dumps(kept, indent=1))
+
+    def stop_clock(self) -> None:
+        """Add the time since this run began."""
+        self.seconds += time.monotonic() - self._begun
+
+    def markdown(self) -> str:
+        """The table, and what was found on the way."""
+        head = ["operation", *ENDS, "survived", "lost"]
+        lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
+        total: Counter[str] = Counter()
+        for name, row in self.rows.items():
+            total += row
+            lines.append(self._line(name, row))
+        lines.append(self._line("**all**", total))
+        places = ", ".join(f"{n} {place}" for place, n in sorted(self.places.items()))
+        counts = ", ".join(f"{n} {name}" for name, n in sorted(self.counts.items()))
+        steps = ", ".join(f"`{name}` {n}" for name, n in sorted(self.steps.items()))
+        seeds = ", ".join(map(str, self.seeds))
+        machine = f"Linux {platform.release().split('-')[0]} on {platform.machine()}, Python {platform.python_version()}"
+        lines += [
+            "",
+            f"{self.total('kill')} kills and {self.total('cut')} power cuts in {self.seconds / 60:.0f} minutes; seeds {seeds}; "
+            "",
+            f"* Where: {places}.",
+            f"* What was looked at and found: {counts}.",
+            f"* Processes that ended before the moment drawn for their kill (checked all the same): "
+            f"{total['ended before its kill']}.",
+            f"* Steps killed at: {steps}.",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _line(self, name: str, row: Counter[str]) -> str:
+        ends = [row[end] for end in ENDS]
+        return "| " + " | ".join(map(str, [name, *ends, sum(ends) - row["lost"], row["lost"]])) + " |"
+
+    def write(self, document: Path) -> None:
+        """Put the figures between the marks of the document."""
+        text = document.read_text()
+        before, _, rest = text.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        if not after:
+            raise ValueError(f"{document} has no place for the figures: {BEGIN} ... {END}")
+        document.write_text(f"{before}{BEGIN}\n{self.markdown()}{END}{after}")
