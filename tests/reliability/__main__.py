@@ -14,14 +14,20 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))  # as under pytest: `reliability` is found there
 
 from reliability import cuts, ground, kills, runner, syncs  # noqa: E402 - needs the line above
 from reliability.operations import available  # noqa: E402
-from reliability.tally import Tally  # noqa: E402
+from reliability.tally import Tally, TimeUpError  # noqa: E402
 from reliability.world import Template, World  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reliability.operations import Operation
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
 MIB = 1 << 20
@@ -36,7 +42,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=200, help="processes to kill")
     parser.add_argument("--cuts", type=int, default=50, help="power cuts")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, whatever was reached")
     parser.add_argument("--only", metavar="WORDS", help="only operations whose name has these words")
+    parser.add_argument(
+        "--sabotage", action="store_true", help="let the program's syncs do nothing: losses must be found"
+    )
     parser.add_argument("--tally", type=Path, help="go on from this file, and keep the counts there")
     parser.add_argument("--write", action="store_true", help=f"put the figures into {DOCUMENT.relative_to(ROOT)}")
     return parser.parse_args()
@@ -82,9 +92,10 @@ def _inside(options: argparse.Namespace) -> int:
 
 def disturb(folder: Path, options: argparse.Namespace) -> int:
     """Make file systems and worlds, and disturb them."""
-    tally = Tally()
-    if options.tally and options.tally.exists():
-        tally.load(options.tally)
+    tally = Tally(seconds_max=options.minutes * 60)
+    for path in options.tally:
+        if path.exists():
+            tally.load(path)
     if options.kills or options.cuts:
         tally.seeds.append(options.seed)
     rng = random.Random(options.seed)
@@ -94,26 +105,32 @@ def disturb(folder: Path, options: argparse.Namespace) -> int:
     template.build(options.seed)
     scratch = folder / "scratch"
     scratch.mkdir()
+
+    def world(root: Path, *, encrypted: bool) -> World:
+        return World(root, scratch, template, encrypted, rng, sabotage=options.sabotage)
+
     try:
         if options.kills:
-            _kills(folder, scratch, template, operations, rng, tally, options.kills)
+            _kills(folder, world, operations, tally, options.kills)
         if options.cuts:
-            _cuts(folder, scratch, template, operations, rng, tally, options.cuts)
+            _cuts(folder, world, operations, tally, options.cuts)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+    except TimeUpError:
+        print("the time is up", file=sys.stderr)
     tally.stop_clock()
     print(tally.progress(), file=sys.stderr)
     print(tally.markdown())
     for failure in tally.failures:
         print(f"FAILED  {failure}")
     if options.tally:
-        tally.save(options.tally)
+        tally.save(options.tally[0])
     if options.write:
         tally.write(DOCUMENT)
     return 1 if tally.failures else 0
 
 
-def _kills(folder, scratch, template, operations, rng, tally, wanted) -> None:  # noqa: ANN001 - as called above
+def _kills(folder: Path, world: Callable[..., World], operations: list[Operation], tally: Tally, wanted: int) -> None:
     worlds = []
     for kind in KILL_PLACES:
         place = folder / f"kills-{kind}"
@@ -121,20 +138,21 @@ def _kills(folder, scratch, template, operations, rng, tally, wanted) -> None:  
         ground.mount(folder / f"{kind}.file", kind, place)
         for encrypted in (False, True):
             name = f"{kind}{', encrypted' * encrypted}"
-            worlds.append((name, World(place / f"world-{int(encrypted)}", scratch, template, encrypted, rng)))
+            worlds.append((name, world(place / f"world-{int(encrypted)}", encrypted=encrypted)))
     kills.Killer(worlds, operations, tally).run(wanted)
 
 
-def _cuts(folder, scratch, template, operations, rng, tally, wanted) -> None:  # noqa: ANN001 - as called above
+def _cuts(folder: Path, world: Callable[..., World], operations: list[Operation], tally: Tally, wanted: int) -> None:
     under = folder / "under"
     ground.make_file_system(folder / "under.file", "xfs", 2048 * MIB)
     ground.mount(folder / "under.file", "xfs", under)
     cutters = []
     for kind in CUT_PLACES:
+        unmet = tally.unmet.setdefault(kind, {})
         for encrypted in (False, True):
             mount = folder / f"cuts-{kind}-{int(encrypted)}"
-            world = World(mount / "world", scratch, template, encrypted, rng)
-            cutters.append(cuts.Cutter(kind, world, under / mount.name, operations, tally))
+            cut_world = world(mount / "world", encrypted=encrypted)
+            cutters.append(cuts.Cutter(kind, cut_world, under / mount.name, operations, tally, unmet))
     done = 0
     while done < wanted:
         for cutter in cutters:

@@ -41,9 +41,20 @@ class Cut:
 
 
 class Cutter:
-    """Cuts on one kind of file system; `folder` lies on an xfs."""
+    """Cuts on one kind of file system; `folder` lies on an xfs.
 
-    def __init__(self, kind: str, world: World, folder: Path, operations: list[Operation], tally: Tally) -> None:
+    `unmet` says for each operation after which of its syncs there was no cut yet; the cutters of one kind share it.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        world: World,
+        folder: Path,
+        operations: list[Operation],
+        tally: Tally,
+        unmet: dict[str, list[int]],
+    ) -> None:
         self.kind = kind
         self.world = world
         self.operations = operations
@@ -53,7 +64,7 @@ class Cutter:
         self._clones = folder / "clones"
         self._mount = world.root.parent
         self._seconds: dict[str, float] = {}
-        self._unmet: dict[str, list[int]] = {}  # by operation: syncs after which no cut was yet
+        self._unmet = unmet
         self._count = 0
         self._clones.mkdir(parents=True, exist_ok=True)
 
@@ -83,13 +94,13 @@ class Cutter:
         commands = operation.prepare(world)
         cuts = self._cut(operation, commands, min(most, PER_RUN))
         sound = True
+        place = f"{self.kind}{', encrypted' * world.encrypted}"
         for cut in cuts:
             self._count += 1
+            self.rng.random()  # a clone is looked at by a copy of this: let each choose other points
             thorough = self._count % THOROUGH_EVERY == 0
             found: checks.Findings = runner.answer(lambda cut=cut, t=thorough: self._after(cut, commands, thorough=t))
-            self.tally.note(
-                operation.name, cut.end, f"{self.kind}{', encrypted' * world.encrypted}", cut.where, found.errors, found.counts
-            )
+            self.tally.note(operation.name, cut.end, place, cut.where, found.errors, found.counts)
             sound = sound and not found.errors
             cut.device.unlink()
         # The original went on: it is the next operation's world.
@@ -143,8 +154,8 @@ class Cutter:
                     raise RuntimeError(f"{operation.name}, undisturbed, ended with {code}:\n{output}")
                 acked[pids.index(pid)] = True
         cut("cut after success", "the end")
-        if operation.name not in self._seconds:
-            self._unmet[operation.name] = list(range(1, syncs + 1))
+        if operation.name not in self._unmet:
+            self._unmet[operation.name] = [sync for sync in range(1, syncs + 1) if sync not in at_syncs]
             self.rng.shuffle(self._unmet[operation.name])
         self._seconds[operation.name] = time.monotonic() - begun
         return cuts
@@ -152,8 +163,10 @@ class Cutter:
     def _plan(self, name: str, most: int) -> tuple[set[int], list[float]]:
         """Syncs and moments to cut at: two thirds after syncs that had none yet."""
         moments = max(0, most // 3)
-        unmet = self._unmet.setdefault(name, list(range(1, most - moments + 1)))
-        chosen = {unmet.pop() for _ in range(min(len(unmet), most - moments))}
+        unmet = self._unmet.get(name)
+        if unmet is None:  # nothing is known of it: the first ones
+            chosen = set(range(1, most - moments + 1))
+        else:
+            chosen = {unmet.pop() for _ in range(min(len(unmet), most - moments))}
         seconds = self._seconds.get(name, 0.2)
         return chosen, sorted(self.rng.uniform(0, seconds) for _ in range(most - len(chosen)))
-

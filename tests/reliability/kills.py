@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 VISITS = 4  # of one step in one run
 THOROUGH_EVERY = 10
-LIFE = 30  # kills until a world is begun anew
+LIFE = 15  # kills until a world is begun anew
 
 
 @dataclass
@@ -143,14 +143,21 @@ class Killer:
         return [runner.wait(pid) for pid in pids]
 
 
-def orders(world: World, commands: list[Command], *, failpoint: str | None = None, stops: bool = False):  # noqa: ANN201
+def orders(
+    world: World, commands: list[Command], *, failpoint: str | None = None, stops: bool = False
+) -> list[runner.Order]:
     """The commands as children; a failpoint is the first one's."""
     made = []
     for index, command in enumerate(commands):
         folder = _folder(world.scratch, index)
         made.append(
             runner.Order(
-                command.argv, world.environment(), folder, failpoint=failpoint if index == 0 else None, stops=stops
+                command.argv,
+                world.environment(),
+                folder,
+                failpoint=failpoint if index == 0 else None,
+                stops=stops,
+                sabotage=world.sabotage,
             )
         )
     return made

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """A file that a command writes: before it is `before` (None: not there), after success `after`, between one of them."""
+    """A file that a command writes: first `before` (None: not there), after success `after`, in between one of them."""
 
     path: Path
     before: str | None

@@ -93,13 +93,17 @@ def answer(work: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class Order:
-    """A command line to be run. `failpoint` as in `blockvault.failpoints`; `stops`: at each sync."""
+    """A command line to be run. `failpoint` as in `blockvault.failpoints`; `stops`: at each sync.
+
+    `sabotage`: the program's own syncs do nothing, which the checks must find.
+    """
 
     argv: tuple[str, ...]
     environment: dict[str, str]
     folder: Path  # for its output
     failpoint: str | None = None
     stops: bool = False
+    sabotage: bool = False
 
     def start(self) -> int:
         """Start it; returns its pid."""
@@ -120,6 +124,8 @@ class Order:
             fire(name)
 
         failpoints.set_hook(hook)
+        if self.sabotage:
+            os.fsync = os.fdatasync = lambda _fd: None
         if self.stops:
             syncs.arm()
         code = cli.main(list(self.argv))

@@ -20,18 +20,29 @@ BEGIN, END = "<!-- figures: kills and power cuts -->", "<!-- end of figures -->"
 _PROGRESS_SECONDS = 5.0
 
 
+class TimeUpError(Exception):
+    """The time that was given for this run is over."""
+
+
 @dataclass
 class Tally:
-    """Counts by operation and end. `failures`: each with all that is needed to look for it."""
+    """Counts by operation and end.
+
+    `failures`: each with all that is needed to look for it. `unmet`: by file system and operation, the syncs of its
+    first run after which there was no cut yet.
+    """
 
     rows: dict[str, Counter[str]] = field(default_factory=dict)
     places: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
+    unmet: dict[str, dict[str, list[int]]] = field(
+        default_factory=dict
+    )  # by file system and operation: syncs not yet cut at
     failures: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     seconds: float = 0.0
-    goal: int = 0
+    seconds_max: float = float("inf")  # of this run
     _told: float = field(default=0.0, repr=False)
     _begun: float = field(default_factory=time.monotonic, repr=False)
 
@@ -41,7 +52,7 @@ class Tally:
         """One end of one operation, and what was found after it."""
         self.rows.setdefault(operation, Counter())[end] += 1
         if end in ENDS:
-            self.places[f"{end.split()[0]}s on {place}"] += 1
+            self.places[f"{end.split(maxsplit=1)[0]}s on {place}"] += 1
         if counts:
             self.counts += counts
         if errors:
@@ -53,6 +64,8 @@ class Tally:
         if now - self._told > _PROGRESS_SECONDS:
             self._told = now
             print(self.progress(), file=sys.stderr, flush=True)
+        if now - self._begun > self.seconds_max:
+            raise TimeUpError
 
     def step(self, name: str) -> None:
         """A kill at a named step."""
@@ -71,17 +84,21 @@ class Tally:
         )
 
     def load(self, path: Path) -> None:
-        """Go on from a file."""
+        """Add what a file holds."""
         stored = json.loads(path.read_text())
-        self.rows = {name: Counter(row) for name, row in stored["rows"].items()}
+        for name, row in stored["rows"].items():
+            self.rows.setdefault(name, Counter()).update(row)
         for name in ("places", "counts", "steps"):
-            setattr(self, name, Counter(stored[name]))
-        self.failures, self.seeds, self.seconds = stored["failures"], stored["seeds"], stored["seconds"]
+            getattr(self, name).update(stored[name])
+        self.unmet |= stored["unmet"]
+        self.failures += stored["failures"]
+        self.seeds += stored["seeds"]
+        self.seconds += stored["seconds"]
 
     def save(self, path: Path) -> None:
         """Keep it."""
-        kept = {name: getattr(self, name) for name in ("rows", "places", "counts", "steps", "failures", "seeds")}
-        kept["seconds"] = self.seconds
+        names = ("rows", "places", "counts", "steps", "unmet", "failures", "seeds", "seconds")
+        kept = {name: getattr(self, name) for name in names}
         path.write_text(json.dumps(kept, indent=1))
 
     def stop_clock(self) -> None:
@@ -100,17 +117,20 @@ class Tally:
         places = ", ".join(f"{n} {place}" for place, n in sorted(self.places.items()))
         counts = ", ".join(f"{n} {name}" for name, n in sorted(self.counts.items()))
         steps = ", ".join(f"`{name}` {n}" for name, n in sorted(self.steps.items()))
-        seeds = ", ".join(map(str, self.seeds))
-        machine = f"Linux {platform.release().split('-')[0]} on {platform.machine()}, Python {platform.python_version()}"
+        rest = ", ".join(f"{kind} {sum(map(len, syncs.values()))}" for kind, syncs in self.unmet.items())
+        seeds = f"seeds {', '.join(map(str, self.seeds))}"
+        system = f"Linux {platform.release().split('-')[0]} on {platform.machine()}, Python {platform.python_version()}"
+        ends = f"{self.total('kill')} kills and {self.total('cut')} power cuts in {self.seconds / 60:.0f} minutes"
+        early = total["ended before its kill"]
         lines += [
             "",
-            f"{self.total('kill')} kills and {self.total('cut')} power cuts in {self.seconds / 60:.0f} minutes; seeds {seeds}; "
+            f"{ends}; {seeds}; BlockVault {blockvault.__version__}; {system}.",
             "",
             f"* Where: {places}.",
             f"* What was looked at and found: {counts}.",
-            f"* Processes that ended before the moment drawn for their kill (checked all the same): "
-            f"{total['ended before its kill']}.",
+            f"* Processes that ended before the moment drawn for their kill, checked all the same: {early}.",
             f"* Steps killed at: {steps}.",
+            f"* Syncs of an operation's first run after which no cut was made yet: {rest or 'all'}.",
         ]
         return "\n".join(lines) + "\n"
 

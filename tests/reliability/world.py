@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PAGE = 4096
-SIZES = {"alpha": {"alpha": 12 * MIB}, "beta": {"beta-1": 4 * MIB, "beta-2": 3 * MIB}}
-GROWN_MAX = 20 * MIB
+SIZES = {"alpha": {"alpha": 6 * MIB}, "beta": {"beta-1": 4 * MIB, "beta-2": 3 * MIB}}
+GROWN_MAX = 12 * MIB
 KEY = bytes(range(32))
 
 Disks = dict[str, str]  # by name of the disk: digest of its bytes
@@ -60,7 +60,8 @@ class Template:
 class World:
     """One host. `made`: a command that makes its vault has succeeded, so there must be one.
 
-    `scratch` is a folder on another file system, for what is no part of the world.
+    `scratch` is a folder on another file system, for what is no part of the world. `sabotage`: syncs of the program
+    that is disturbed do nothing; the checks must find that.
     """
 
     root: Path
@@ -68,6 +69,7 @@ class World:
     template: Template
     encrypted: bool
     rng: random.Random
+    sabotage: bool = False
     images: dict[str, dict[str, Path]] = field(default_factory=dict)  # item, disk
     points: dict[str, Disks] = field(default_factory=dict)  # by label
     item_of: dict[str, str] = field(default_factory=dict)
