@@ -44,10 +44,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, whatever was reached")
     parser.add_argument("--only", metavar="WORDS", help="only operations whose name has these words")
+    parser.add_argument("--sabotage", action="store_true", help="the program's syncs do nothing: losses must be found")
     parser.add_argument(
-        "--sabotage", action="store_true", help="let the program's syncs do nothing: losses must be found"
-    )
-    parser.add_argument("--tally", type=Path, help="go on from this file, and keep the counts there")
+        "--tally", type=Path, nargs="+", default=[], metavar="FILE",
+        help="go on from what these files hold, and keep it in the first: a long run in pieces",
+    )  # fmt: skip
     parser.add_argument("--write", action="store_true", help=f"put the figures into {DOCUMENT.relative_to(ROOT)}")
     return parser.parse_args()
 
