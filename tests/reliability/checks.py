@@ -4,7 +4,7 @@
 - No other point is listed but one that the ended command was making; and that restores byte for byte, too.
 - A restore's target is as it was or as it is to be, and nothing else lies beside it.
 - `verify` finds nothing. What no point needs is told by name: packs, layers, scratch files; nothing else is there.
-- The same commands, run again, succeed.
+- The same commands, run again, succeed, and of a capture that ended in the middle nothing stays.
 """
 
 from __future__ import annotations
@@ -79,9 +79,13 @@ class Check:
                 infos = {info.label: info for info in vault.points()}
                 self._points(vault, infos)
                 self._targets()
+                halves = self._half_snapshots(vault)
                 if self.sample != 0:
                     self._verify(vault)
                     self._leftovers(vault, infos)
+                    found.counts["files of half snapshots"] += len(halves)
+                elif halves:
+                    found.errors.append(f"half snapshots stay: {', '.join(halves)}")
             except BlockVaultError as error:
                 found.errors.append(f"{error.kind}: {error.message} ({error.why})")
         return found
@@ -152,6 +156,23 @@ class Check:
         self.found.counts["quick verifies" if report.quick else "full verifies"] += 1
         self.found.errors += [f"verify: {damage.object}: {damage.reason}" for damage in report.damage]
 
+    def _half_snapshots(self, vault: Vault) -> list[str]:
+        """Files of half snapshots of the items that the commands capture: the next capture removes them."""
+        kept = vault._session.tier.records()
+        numbers = {str(record.number) for record in kept}
+        ours = {disk.file for record in kept for disk in record.disks}
+        halves = []
+        for item in {item for command in self.commands for item in command.makes}:
+            ids = [one.id for one in vault.items() if one.name == item]
+            folders = [*self.world.vault.parents[1].glob(f"hosts/*/snapshots/{ids[0]}")] if ids else []
+            folders += [*self.world.state.glob(f"snapshots/{item}-*"), *self.world.root.glob(f".blockvault/{item}-*")]
+            for path in [path for folder in folders for path in folder.iterdir()]:
+                parts = path.name.split(".")
+                known = path.suffix == ".lock" or str(path) in ours or not numbers.isdisjoint(parts)
+                if not known and parts[-1] != "newest":
+                    halves.append(path.name)
+        return halves
+
     def _leftovers(self, vault: Vault, infos: dict[str, PointInfo]) -> None:
         counts = self.found.counts
         packs, layers = named_objects(vault, infos)
@@ -167,6 +188,8 @@ class Check:
                     counts["layers that no point names"] += name not in layers
                 elif folder in ("tmp", "leases"):
                     counts["scratch files and leases of the dead"] += 1
+        for path in self.world.vault.parent.iterdir():
+            counts["vaults half made"] += path != self.world.vault
 
 
 def named_objects(vault: Vault, infos: dict[str, PointInfo]) -> tuple[set[str], set[str]]:
