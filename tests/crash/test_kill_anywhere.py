@@ -42,11 +42,16 @@ def test_kills_at_steps_and_at_random_moments() -> None:
 # --- the checks themselves ---
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    made = Template(tmp_path_factory.mktemp("template") / "images")
+    made.build(1)
+    return made
+
+
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path, template: Template) -> World:
     """A world with two points of one item."""
-    template = Template(tmp_path / "template")
-    template.build(1)
     (tmp_path / "scratch").mkdir()
     made = World(tmp_path / "world", tmp_path / "scratch", template, encrypted=False, rng=random.Random(1))
     made.begin()

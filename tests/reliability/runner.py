@@ -6,6 +6,7 @@ Python's start. It opens the vault itself and shares nothing of it with others, 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -40,6 +41,8 @@ def load_commands() -> None:
             command = group.get_command(_NO_CONTEXT, name)
             if isinstance(command, click.Group):
                 groups.append(command)
+    gc.collect()
+    gc.freeze()  # children leave alone what they share with this process
 
 
 def exists(words: tuple[str, ...]) -> bool:
