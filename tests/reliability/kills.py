@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reliability import checks, runner
+from reliability.tally import Course
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
 VISITS = 4  # of one step in one run
 THOROUGH_EVERY = 10
 LIFE = 15  # kills until a world is begun anew
-
-
-@dataclass
-class Course:
-    """What an operation does in one kind of world when nothing disturbs it."""
-
-    seconds: float
-    steps: list[tuple[str, int]] = field(default_factory=list)  # still to be killed at
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,6 @@ class Killer:
         self.operations = operations
         self.tally = tally
         self.rng = worlds[0][1].rng
-        self._courses: dict[tuple[str, str], Course] = {}
         self._count = 0
 
     def run(self, wanted: int) -> None:
@@ -73,11 +65,11 @@ class Killer:
         for operation in self._order():
             if killed >= wanted:
                 break
-            key = (kind, operation.name)
-            if key not in self._courses:
-                self._courses[key] = self._measure(world, operation)
+            courses = self.tally.courses.setdefault(kind.partition(",")[0], {})
+            if operation.name not in courses:
+                courses[operation.name] = self._measure(world, operation)
             for _ in range(1 if operation.begins else 2):
-                hit, sound = self._one(kind, world, operation, self._courses[key])
+                hit, sound = self._one(kind, world, operation, courses[operation.name])
                 killed += hit
                 if not sound:
                     return killed  # that world is not to be trusted any further
@@ -119,6 +111,7 @@ class Killer:
         self._count += 1
         bad = [code for code in codes if code not in (*runner.GOOD, -signal.SIGKILL)]
         hit = -signal.SIGKILL in codes
+        course.seconds *= 1.02 if hit else 0.9  # how fast the machine is changes; one in six ends before its kill
         if bad:
             errors = [f"a command ended with {bad}: {[order.output() for order in orders(world, commands)]}"]
             counts = None

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import blockvault
@@ -20,6 +20,14 @@ BEGIN, END = "<!-- figures: kills and power cuts -->", "<!-- end of figures -->"
 _PROGRESS_SECONDS = 5.0
 
 
+@dataclass
+class Course:
+    """What an operation does on one file system when nothing disturbs it. `steps`: visits still to be killed at."""
+
+    seconds: float
+    steps: list[tuple[str, int]] = field(default_factory=list)
+
+
 class TimeUpError(Exception):
     """The time that was given for this run is over."""
 
@@ -29,16 +37,15 @@ class Tally:
     """Counts by operation and end.
 
     `failures`: each with all that is needed to look for it. `unmet`: by file system and operation, the syncs of its
-    first run after which there was no cut yet.
+    first run after which there was no cut yet; `courses`: the like for kills.
     """
 
     rows: dict[str, Counter[str]] = field(default_factory=dict)
     places: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
-    unmet: dict[str, dict[str, list[int]]] = field(
-        default_factory=dict
-    )  # by file system and operation: syncs not yet cut at
+    unmet: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    courses: dict[str, dict[str, Course]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
     seconds: float = 0.0
@@ -91,6 +98,11 @@ class Tally:
         for name in ("places", "counts", "steps"):
             getattr(self, name).update(stored[name])
         self.unmet |= stored["unmet"]
+        for kind, courses in stored["courses"].items():
+            self.courses[kind] = {
+                name: Course(course["seconds"], [(step, visit) for step, visit in course["steps"]])
+                for name, course in courses.items()
+            }
         self.failures += stored["failures"]
         self.seeds += stored["seeds"]
         self.seconds += stored["seconds"]
@@ -99,6 +111,7 @@ class Tally:
         """Keep it."""
         names = ("rows", "places", "counts", "steps", "unmet", "failures", "seeds", "seconds")
         kept = {name: getattr(self, name) for name in names}
+        kept["courses"] = {kind: {name: asdict(one) for name, one in own.items()} for kind, own in self.courses.items()}
         path.write_text(json.dumps(kept, indent=1))
 
     def stop_clock(self) -> None:
@@ -117,7 +130,8 @@ class Tally:
         places = ", ".join(f"{n} {place}" for place, n in sorted(self.places.items()))
         counts = ", ".join(f"{n} {name}" for name, n in sorted(self.counts.items()))
         steps = ", ".join(f"`{name}` {n}" for name, n in sorted(self.steps.items()))
-        rest = ", ".join(f"{kind} {sum(map(len, syncs.values()))}" for kind, syncs in self.unmet.items())
+        rest = sum(len(syncs) for own in self.unmet.values() for syncs in own.values())
+        visits = sum(len(course.steps) for own in self.courses.values() for course in own.values())
         seeds = f"seeds {', '.join(map(str, self.seeds))}"
         system = f"Linux {platform.release().split('-')[0]} on {platform.machine()}, Python {platform.python_version()}"
         ends = f"{self.total('kill')} kills and {self.total('cut')} power cuts in {self.seconds / 60:.0f} minutes"
@@ -130,7 +144,7 @@ class Tally:
             f"* What was looked at and found: {counts}.",
             f"* Processes that ended before the moment drawn for their kill, checked all the same: {early}.",
             f"* Steps killed at: {steps}.",
-            f"* Syncs of an operation's first run after which no cut was made yet: {rest or 'all'}.",
+            f"* By operation and file system, not met yet: {visits} visits of steps (four of each at most), {rest} syncs.",
         ]
         return "\n".join(lines) + "\n"
 
