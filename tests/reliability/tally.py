@@ -144,7 +144,7 @@ class Tally:
             f"* What was looked at and found: {counts}.",
             f"* Processes that ended before the moment drawn for their kill, checked all the same: {early}.",
             f"* Steps killed at: {steps}.",
-            f"* By operation and file system, not met yet: {visits} visits of steps (four of each at most), {rest} syncs.",
+            f"* By operation and file system, not met: {visits} visits of steps (four of each at most), {rest} syncs.",
         ]
         return "\n".join(lines) + "\n"
 
