@@ -81,7 +81,11 @@ class Cutter:
             for operation in [*beginning, *self.rng.choices(others, weights=weights, k=RUNS - len(beginning))]:
                 if done >= wanted:
                     break
-                count, sound = self._run(operation, wanted - done)
+                try:
+                    count, sound = self._run(operation, wanted - done)
+                except runner.UndisturbedError as error:
+                    self.tally.note(operation.name, "undisturbed", self.kind, "nothing was cut", [str(error)], None)
+                    break
                 done += count
                 if not sound:
                     break
@@ -106,7 +110,7 @@ class Cutter:
         # The original went on: it is the next operation's world.
         found = checks.look(world, commands, [True] * len(commands), sample=0)
         if found.errors:
-            raise RuntimeError(f"{operation.name}, undisturbed: {found.errors}")
+            raise runner.UndisturbedError(f"{operation.name}: {found.errors}")
         return len(cuts), sound
 
     def _after(self, cut: Cut, commands: list[Command], *, thorough: bool) -> checks.Findings:
@@ -151,7 +155,7 @@ class Cutter:
                 code = os.waitstatus_to_exitcode(status)
                 if code not in runner.GOOD:
                     output = kills.orders(self.world, commands)[pids.index(pid)].output()
-                    raise RuntimeError(f"{operation.name}, undisturbed, ended with {code}:\n{output}")
+                    raise runner.UndisturbedError(f"{operation.name} ended with {code}:\n{output}")
                 acked[pids.index(pid)] = True
         cut("cut after success", "the end")
         if operation.name not in self._unmet:

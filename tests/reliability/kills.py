@@ -65,11 +65,12 @@ class Killer:
         for operation in self._order():
             if killed >= wanted:
                 break
-            courses = self.tally.courses.setdefault(kind.partition(",")[0], {})
-            if operation.name not in courses:
-                courses[operation.name] = self._measure(world, operation)
             for _ in range(1 if operation.begins else 2):
-                hit, sound = self._one(kind, world, operation, courses[operation.name])
+                try:
+                    hit, sound = self._one(kind, world, operation)
+                except runner.UndisturbedError as error:
+                    self.tally.note(operation.name, "undisturbed", kind, "nothing was killed", [str(error)], None)
+                    return killed
                 killed += hit
                 if not sound:
                     return killed  # that world is not to be trusted any further
@@ -90,19 +91,23 @@ class Killer:
             code = runner.wait(pid)
             order = orders(world, commands)[index]
             if code not in runner.GOOD:
-                raise RuntimeError(f"{operation.name}, undisturbed, ended with {code}:\n{order.output()}")
+                raise runner.UndisturbedError(f"{operation.name} ended with {code}:\n{order.output()}")
             if index == 0:  # the steps of the first; what runs beside it is killed with it or goes on
                 reached = order.reached()
         course = Course(time.monotonic() - begun)
         found = checks.look(world, commands, [True] * len(commands), sample=2)
         if found.errors:
-            raise RuntimeError(f"{operation.name}, undisturbed: {found.errors}")
+            raise runner.UndisturbedError(f"{operation.name}: {found.errors}")
         course.steps = [(name, visit) for name, n in reached.items() for visit in range(1, min(n, VISITS) + 1)]
         self.rng.shuffle(course.steps)
         return course
 
-    def _one(self, kind: str, world: World, operation: Operation, course: Course) -> tuple[bool, bool]:
+    def _one(self, kind: str, world: World, operation: Operation) -> tuple[bool, bool]:
         """One kill and all checks. Returns whether a process was killed, and whether all was well."""
+        courses = self.tally.courses.setdefault(kind.partition(",")[0], {})
+        if operation.name not in courses:
+            courses[operation.name] = self._measure(world, operation)
+        course = courses[operation.name]
         commands = operation.prepare(world)
         kill = Kill(after=self.rng.uniform(0, course.seconds * 1.05))
         if course.steps and self.rng.random() < 0.5:

@@ -35,7 +35,8 @@ class Command:
     """One command line, and what the world may look like after it was disturbed, or must after it succeeded.
 
     `makes`: a new point of each of these items, with these disks. `moves`: points that must be in the vault on success.
-    `may_remove`: points that may be gone. `makes_vault`: there is a vault on success.
+    `may_remove`: points that may be gone. `frees`: on success nothing is left that no point needs. `once`: the kinds of
+    error by which a second run may tell that all is done already.
     """
 
     argv: tuple[str, ...]
@@ -43,6 +44,8 @@ class Command:
     moves: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
     may_remove: frozenset[str] = frozenset()
+    frees: bool = False
+    once: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,19 @@ def _snapshot(world: World, item: str, *options: str) -> Command:
     return Command(world.argv(*words), makes={item: world.now(item)})
 
 
-def _capture(world: World, item: str) -> str:
-    """A snapshot that waits for its transfer; returns its label."""
-    command = _snapshot(world, item, "--snapshot-only")
+def _undisturbed(world: World, command: Command) -> str:
+    """Run a command as part of the preparation; returns its output."""
     order = runner.Order(command.argv, world.environment(), world.scratch)
     code = runner.wait(order.start())
     if code not in runner.GOOD:
-        raise RuntimeError(f"{' '.join(command.argv)} ended with {code}:\n{order.output()}")
-    label = str(json.loads(order.output().splitlines()[-1])["point"])
+        raise runner.UndisturbedError(f"{' '.join(command.argv)} ended with {code}:\n{order.output()}")
+    return order.output()
+
+
+def _taken(world: World, item: str, *options: str) -> str:
+    """A point that is there before; returns its label."""
+    command = _snapshot(world, item, *options)
+    label = str(json.loads(_undisturbed(world, command).splitlines()[-1])["point"])
     world.remember(label, item, command.makes[item])
     return label
 
@@ -97,7 +105,7 @@ def transfer(world: World) -> list[Command]:
     labels = []
     for item in ("alpha", "beta", "alpha"):
         world.change(item, "random-pages")
-        labels.append(_capture(world, item))
+        labels.append(_taken(world, item, "--snapshot-only"))
     return [Command(world.argv("transfer"), moves=tuple(labels))]
 
 
@@ -134,16 +142,48 @@ def restore_over(world: World) -> list[Command]:
     return _restore(world, over=True)
 
 
-def _deletes(world: World) -> list[Command]:
-    label = world.labels()[len(world.points) // 2]
-    return [Command(world.argv("point", "delete", label, "--yes"), may_remove=frozenset([label]))]
+def _in_middle(world: World) -> str:
+    """A point of the vault between others of its item, as far as there are such."""
+    for _ in range(3 - len(world.labels("alpha"))):
+        world.change("alpha", "runs")
+        _taken(world, "alpha")
+    labels = world.labels("alpha")
+    return labels[len(labels) // 2]
 
 
-def _prune(*options: str) -> Callable[[World], list[Command]]:
+def delete(*options: str) -> Callable[[World], list[Command]]:
     def prepare(world: World) -> list[Command]:
-        newest = {world.labels(item)[-1] for item in world.images if world.labels(item)}
-        rest = frozenset(world.labels()) - newest
-        return [Command(world.argv("prune", "--keep-last", "3", *options, "--yes"), may_remove=rest)]
+        label = _in_middle(world)
+        words = world.argv("point", "delete", label, "--yes", *options)
+        done = ("point.deleted", "point.not-found", "point.ended")
+        return [Command(words, may_remove=frozenset([label]), once=done)]
+
+    return prepare
+
+
+def undelete(world: World) -> list[Command]:
+    label = _in_middle(world)
+    item, disks = world.item_of[label], world.points[label]
+    world.change(item, "small-edits")
+    _taken(world, item)  # the label may be that of a snapshot that waits: a mark needs a point
+    _undisturbed(world, Command(world.argv("transfer")))
+    _undisturbed(world, Command(world.argv("point", "delete", label, "--yes")))
+    world.forget(label)
+    return [Command(world.argv("point", "undelete", label), makes={item: disks}, once=("point.not-deleted",))]
+
+
+def prune(*options: str) -> Callable[[World], list[Command]]:
+    """One point is gone for good before, which makes work for reclaim; what kills left behind is more."""
+
+    def prepare(world: World) -> list[Command]:
+        label = _in_middle(world)
+        world.change("alpha", "runs")
+        _taken(world, "alpha")
+        _undisturbed(world, Command(world.argv("point", "delete", label, "--purge", "--yes")))
+        world.forget(label)
+        kept = {label for item in world.images for label in world.labels(item)[-3:]}
+        words = world.argv("prune", "--keep-last", "3", "--yes", *options)
+        return [Command(words, may_remove=frozenset(world.labels()) - kept, frees=True)]
 
     return prepare
 
@@ -167,9 +207,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("two items at once", two_at_once, ("snapshot",)),
     Operation("restore to a new file", restore_new, ("restore",), weight=0.7),
     Operation("restore over a file", restore_over, ("restore",), weight=0.7),
-    Operation("point delete", _deletes, ("point", "delete")),
-    Operation("prune", _prune(), ("prune",)),
-    Operation("prune and reclaim all", _prune("--max-dead", "5%"), ("prune",)),
+    Operation("point delete", delete(), ("point", "delete"), weight=0.5),
+    Operation("point delete for good", delete("--purge"), ("point", "delete"), weight=0.5),
+    Operation("point undelete", undelete, ("point", "undelete"), weight=0.5),
+    Operation("prune, reclaim", prune(), ("prune",)),
+    Operation("prune, packs rewritten", prune("--max-dead", "5%"), ("prune",)),
     Operation("vault repair", plain("vault", "repair"), ("vault", "repair")),
     Operation("key rotate", plain("vault", "key", "rotate"), ("vault", "key", "rotate")),
 )

@@ -31,6 +31,10 @@ _FAILED = 70
 _NO_CONTEXT: Any = None  # the program's groups know their commands without one
 
 
+class UndisturbedError(Exception):
+    """A command failed, or a check after it, though nothing disturbed it: what came before has done harm."""
+
+
 def load_commands() -> None:
     """Import every command, so that children need not."""
     import_module("blockvault.vault")
