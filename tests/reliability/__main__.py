@@ -112,9 +112,9 @@ def disturb(folder: Path, options: argparse.Namespace) -> int:
 
     try:
         if options.kills:
-            _kills(folder, world, operations, tally, options.kills)
+            _kills(folder, world, operations, tally, options.kills, options.seed)
         if options.cuts:
-            _cuts(folder, world, operations, tally, options.cuts)
+            _cuts(folder, world, operations, tally, options.cuts, options.seed)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
     except TimeUpError:
@@ -131,7 +131,9 @@ def disturb(folder: Path, options: argparse.Namespace) -> int:
     return 1 if tally.failures else 0
 
 
-def _kills(folder: Path, world: Callable[..., World], operations: list[Operation], tally: Tally, wanted: int) -> None:
+def _kills(
+    folder: Path, world: Callable[..., World], operations: list[Operation], tally: Tally, wanted: int, seed: int
+) -> None:
     worlds = []
     for kind in KILL_PLACES:
         place = folder / f"kills-{kind}"
@@ -140,10 +142,13 @@ def _kills(folder: Path, world: Callable[..., World], operations: list[Operation
         for encrypted in (False, True):
             name = f"{kind}{', encrypted' * encrypted}"
             worlds.append((name, world(place / f"world-{int(encrypted)}", encrypted=encrypted)))
+    random.Random(seed).shuffle(worlds)  # a run that ends early has others each time
     kills.Killer(worlds, operations, tally).run(wanted)
 
 
-def _cuts(folder: Path, world: Callable[..., World], operations: list[Operation], tally: Tally, wanted: int) -> None:
+def _cuts(
+    folder: Path, world: Callable[..., World], operations: list[Operation], tally: Tally, wanted: int, seed: int
+) -> None:
     under = folder / "under"
     ground.make_file_system(folder / "under.file", "xfs", 2048 * MIB)
     ground.mount(folder / "under.file", "xfs", under)
@@ -154,6 +159,7 @@ def _cuts(folder: Path, world: Callable[..., World], operations: list[Operation]
             mount = folder / f"cuts-{kind}-{int(encrypted)}"
             cut_world = world(mount / "world", encrypted=encrypted)
             cutters.append(cuts.Cutter(kind, cut_world, under / mount.name, operations, tally, unmet))
+    random.Random(seed).shuffle(cutters)
     done = 0
     while done < wanted:
         for cutter in cutters:
