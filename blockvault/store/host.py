@@ -22,7 +22,7 @@ import msgspec
 from blockvault.errors import CorruptionError
 from blockvault.format import jsontext
 from blockvault.ids import OriginId, random_name
-from blockvault.store.local import device_error, sync_folder, write_all
+from blockvault.store.local import device_error, make_folders, sync_folder, write_all
 from blockvault.store.locks import FileLock
 
 
@@ -75,7 +75,7 @@ class HostState:
         self.vault_id = vault_id
         self._header_path = header_path
         self._now = now
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make_folders("/", os.path.abspath(folder).lstrip("/"), mode=0o700)
         self.is_new = False
 
     @property

@@ -93,7 +93,7 @@ def _inside(options: argparse.Namespace) -> int:
 
 def disturb(folder: Path, options: argparse.Namespace) -> int:
     """Make file systems and worlds, and disturb them."""
-    tally = Tally(seconds_max=options.minutes * 60)
+    tally = Tally(seconds_max=options.minutes * 60, path=options.tally[0] if options.tally else None)
     for path in options.tally:
         if path.exists():
             tally.load(path)
@@ -119,7 +119,6 @@ def disturb(folder: Path, options: argparse.Namespace) -> int:
         print("interrupted", file=sys.stderr)
     except TimeUpError:
         print("the time is up", file=sys.stderr)
-    tally.stop_clock()
     print(tally.progress(), file=sys.stderr)
     print(tally.markdown())
     for failure in tally.failures:

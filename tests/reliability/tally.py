@@ -50,6 +50,7 @@ class Tally:
     seeds: list[int] = field(default_factory=list)
     seconds: float = 0.0
     seconds_max: float = float("inf")  # of this run
+    path: Path | None = None  # kept there while it runs
     _told: float = field(default=0.0, repr=False)
     _begun: float = field(default_factory=time.monotonic, repr=False)
 
@@ -71,6 +72,8 @@ class Tally:
         if now - self._told > _PROGRESS_SECONDS:
             self._told = now
             print(self.progress(), file=sys.stderr, flush=True)
+            if self.path is not None:
+                self.save(self.path)
         if now - self._begun > self.seconds_max:
             raise TimeUpError
 
@@ -97,26 +100,31 @@ class Tally:
             self.rows.setdefault(name, Counter()).update(row)
         for name in ("places", "counts", "steps"):
             getattr(self, name).update(stored[name])
-        self.unmet |= stored["unmet"]
-        for kind, courses in stored["courses"].items():
-            self.courses[kind] = {
-                name: Course(course["seconds"], [(step, visit) for step, visit in course["steps"]])
-                for name, course in courses.items()
-            }
+        for kind, operations in stored["unmet"].items():
+            own = self.unmet.setdefault(kind, {})
+            for name, syncs in operations.items():
+                own[name] = [sync for sync in syncs if sync in own.get(name, syncs)]  # met in any is met
+        for kind, operations in stored["courses"].items():
+            courses = self.courses.setdefault(kind, {})
+            for name, course in operations.items():
+                steps = [(step, visit) for step, visit in course["steps"]]
+                if name in courses:
+                    steps = [step for step in steps if step in courses[name].steps]
+                courses[name] = Course(course["seconds"], steps)
         self.failures += stored["failures"]
         self.seeds += stored["seeds"]
         self.seconds += stored["seconds"]
 
     def save(self, path: Path) -> None:
         """Keep it."""
-        names = ("rows", "places", "counts", "steps", "unmet", "failures", "seeds", "seconds")
+        names = ("rows", "places", "counts", "steps", "unmet", "failures", "seeds")
         kept = {name: getattr(self, name) for name in names}
+        kept["seconds"] = self._spent()
         kept["courses"] = {kind: {name: asdict(one) for name, one in own.items()} for kind, own in self.courses.items()}
         path.write_text(json.dumps(kept, indent=1))
 
-    def stop_clock(self) -> None:
-        """Add the time since this run began."""
-        self.seconds += time.monotonic() - self._begun
+    def _spent(self) -> float:
+        return self.seconds + time.monotonic() - self._begun
 
     def markdown(self) -> str:
         """The table, and what was found on the way."""
@@ -134,7 +142,7 @@ class Tally:
         visits = sum(len(course.steps) for own in self.courses.values() for course in own.values())
         seeds = f"seeds {', '.join(map(str, self.seeds))}"
         system = f"Linux {platform.release().split('-')[0]} on {platform.machine()}, Python {platform.python_version()}"
-        ends = f"{self.total('kill')} kills and {self.total('cut')} power cuts in {self.seconds / 60:.0f} minutes"
+        ends = f"{self.total('kill')} kills and {self.total('cut')} power cuts in {self._spent() / 60:.0f} minutes"
         early = total["ended before its kill"]
         lines += [
             "",
