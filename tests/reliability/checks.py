@@ -95,7 +95,7 @@ class Check:
 
     def _points(self, vault: Vault, infos: dict[str, PointInfo]) -> None:
         world, found = self.world, self.found
-        free = frozenset[str]().union(*(command.may_remove for command in self.commands))
+        free = frozenset[str]().union(*(command.may_remove | command.removes for command in self.commands))
         for label in world.points:
             if label not in infos:
                 if label in free:
@@ -115,6 +115,8 @@ class Check:
             for item in command.makes if acked else ():
                 if item not in found.made.values():
                     found.errors.append(f"the point of item {item} is lost, though its command had succeeded")
+            for label in command.removes & infos.keys() if acked else ():
+                found.errors.append(f"point {label} is listed, though its deletion had succeeded")
             for label in command.moves if acked else ():
                 if infos[label].tier is Tier.SNAPSHOT:
                     found.errors.append(f"point {label} is not in the vault, though its transfer had succeeded")

@@ -34,15 +34,16 @@ class Target:
 class Command:
     """One command line, and what the world may look like after it was disturbed, or must after it succeeded.
 
-    `makes`: a new point of each of these items, with these disks. `moves`: points that must be in the vault on success.
-    `may_remove`: points that may be gone. `frees`: on success nothing is left that no point needs. `once`: the kinds of
-    error by which a second run may tell that all is done already.
+    On success there is a new point of each item in `makes` with these disks, the points in `moves` are in the vault, those
+    in `removes` are gone, those in `may_remove` may be, and with `frees` nothing is left that no point needs. `once`: the
+    kinds of error by which a second run may tell that all is done already.
     """
 
     argv: tuple[str, ...]
     makes: dict[str, Disks] = field(default_factory=dict)
     moves: tuple[str, ...] = ()
     targets: tuple[Target, ...] = ()
+    removes: frozenset[str] = frozenset()
     may_remove: frozenset[str] = frozenset()
     frees: bool = False
     once: tuple[str, ...] = ()
@@ -156,7 +157,7 @@ def delete(*options: str) -> Callable[[World], list[Command]]:
         label = _in_middle(world)
         words = world.argv("point", "delete", label, "--yes", *options)
         done = ("point.deleted", "point.not-found", "point.ended")
-        return [Command(words, may_remove=frozenset([label]), once=done)]
+        return [Command(words, removes=frozenset([label]), once=done)]
 
     return prepare
 
