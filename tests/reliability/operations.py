@@ -34,9 +34,9 @@ class Target:
 class Command:
     """One command line, and what the world may look like after it was disturbed, or must after it succeeded.
 
-    On success there is a new point of each item in `makes` with these disks, the points in `moves` are in the vault, those
-    in `removes` are gone, those in `may_remove` may be, and with `frees` nothing is left that no point needs. `once`: the
-    kinds of error by which a second run may tell that all is done already.
+    On success there is a new point of each item in `makes` with these disks, the points in `moves` are in the vault,
+    those in `removes` are gone, those in `may_remove` may be, and with `frees` nothing is left that no point needs.
+    `once`: the kinds of error by which a second run may tell that all is done already.
     """
 
     argv: tuple[str, ...]
