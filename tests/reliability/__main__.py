@@ -10,6 +10,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -84,11 +85,15 @@ def _inside(options: argparse.Namespace) -> int:
         if options.cuts:
             inner |= syncs.environment(syncs.build(Path(aside)))
         command = [sys.executable, "-m", "tests.reliability", *sys.argv[1:]]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         process = subprocess.Popen(command, env=inner, cwd=ROOT)
         try:
             return process.wait()
         except KeyboardInterrupt:
             return process.wait()  # it had the signal, too
+        finally:
+            process.kill()
+            process.wait()
 
 
 def disturb(folder: Path, options: argparse.Namespace) -> int:
