@@ -137,3 +137,11 @@ def test_what_no_point_names_is_counted_and_a_strange_file_is_an_error(world: Wo
     assert not [error for error in found.errors if "none of the vault's" in error]
     (world.vault / "main" / "half").write_bytes(b"")
     assert "a file that is none of the vault's: main/half" in look(world, [], acked=False).errors
+
+
+def test_a_vault_that_was_acknowledged_and_is_not_there_is_found(world: World) -> None:
+    command = _snapshot(world, "alpha")
+    world.begin()
+    assert look(world, [command], acked=False).errors == []
+    (error,) = look(world, [command], acked=True).errors
+    assert "does not open" in error

@@ -74,6 +74,7 @@ def main() -> int:
 
 def _inside(options: argparse.Namespace) -> int:
     """This program again, with the library preloaded, its threads kept out, and a folder that is removed at the end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="blockvault-reliability-") as base, tempfile.TemporaryDirectory() as aside:
         inner = {
             **os.environ,
@@ -85,7 +86,6 @@ def _inside(options: argparse.Namespace) -> int:
         if options.cuts:
             inner |= syncs.environment(syncs.build(Path(aside)))
         command = [sys.executable, "-m", "tests.reliability", *sys.argv[1:]]
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         process = subprocess.Popen(command, env=inner, cwd=ROOT)
         try:
             return process.wait()

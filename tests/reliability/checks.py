@@ -68,7 +68,7 @@ class Check:
         try:
             vault = Vault.open(state_dir=str(world.state), secret=world.secret)
         except BlockVaultError as error:
-            if error.kind != "vault.not-found" or world.made:
+            if error.kind != "vault.not-found" or world.made or any(self.acked):
                 found.errors.append(f"the vault does not open: {error.kind}: {error.message} ({error.why})")
             return found
         with vault:
@@ -118,7 +118,7 @@ class Check:
             for label in command.removes & infos.keys() if acked else ():
                 found.errors.append(f"point {label} is listed, though its deletion had succeeded")
             for label in command.moves if acked else ():
-                if infos[label].tier is Tier.SNAPSHOT:
+                if label in infos and infos[label].tier is Tier.SNAPSHOT:
                     found.errors.append(f"point {label} is not in the vault, though its transfer had succeeded")
         old = [label for label in world.points if label in infos]
         chosen = old if self.sample is None else self.rng.sample(old, min(self.sample, len(old)))
@@ -152,7 +152,7 @@ class Check:
                 holds = digest(target.path) if target.path.exists() else None
                 if holds != target.after and (acked or holds != target.before):
                     self.found.errors.append(f"the target {target.path.name} is neither as before nor whole")
-                others = [path.name for path in target.path.parent.iterdir() if path != target.path]
+                others = [path.name for path in target.path.parent.glob("*") if path != target.path]
                 if others:
                     self.found.errors.append(f"beside the target lies {', '.join(others)}")
 
@@ -182,6 +182,7 @@ class Check:
         counts: Counter[str] = Counter()
         known = _known_names()
         packs, layers = named_objects(vault)
+        met: set[str] = set()
         for top, _, names in os.walk(self.world.vault):
             folder = os.path.relpath(top, self.world.vault)
             for name in names:
@@ -189,14 +190,17 @@ class Check:
                 if not known.fullmatch(full):
                     self.found.errors.append(f"a file that is none of the vault's: {full}")
                 elif full.startswith("main/packs/"):
-                    counts["packs that no point names"] += name.partition(".")[0] not in packs
+                    pack = name.partition(".")[0]
+                    counts["packs that no point names"] += pack not in packs
+                    counts["older generations of packs"] += pack in met
+                    met.add(pack)
                 elif full.startswith("main/layers/"):
                     counts["layers that no point names"] += name not in layers
                 elif folder in ("tmp", "leases"):
                     counts["scratch files and leases of the dead"] += 1
-        unneeded = sum(n for name, n in counts.items() if "no point names" in name)
+        unneeded = sum(n for name, n in counts.items() if "packs" in name or "layers" in name)
         if unneeded and any(command.frees and acked for command, acked in zip(self.commands, self.acked, strict=True)):
-            self.found.errors.append(f"{unneeded} packs and layers that no point names stay after a reclaim")
+            self.found.errors.append(f"{unneeded} packs and layers that no point needs stay after a reclaim")
         for path in self.world.vault.parent.iterdir():
             counts["vaults half made"] += path != self.world.vault
         if self.sample != 0:
