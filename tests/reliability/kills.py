@@ -54,9 +54,10 @@ class Killer:
     def run(self, wanted: int) -> None:
         """Until so many processes were killed."""
         killed = 0
+        life = min(LIFE, -(-wanted // len(self.worlds)))
         while killed < wanted:
             for kind, world in self.worlds:
-                killed += self._life(kind, world, min(LIFE, wanted - killed))
+                killed += self._life(kind, world, min(life, wanted - killed))
                 if killed >= wanted:
                     return
 
