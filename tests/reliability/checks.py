@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BlockVaultError
-from blockvault.model import PointInfo, Tier
+from blockvault.model import PointInfo, SnapshotKind, Tier
+from blockvault.snapshots.records import State
 from blockvault.vault import Vault
 from reliability import runner
 from reliability.world import World, digest
@@ -163,12 +164,19 @@ class Check:
 
     def _half_snapshots(self, vault: Vault) -> list[str]:
         """Files of half snapshots of the items that the commands capture: the next capture removes them."""
-        kept = vault._session.tier.records()
-        numbers = {str(record.number) for record in kept}
-        ours = {disk.file for record in kept for disk in record.disks}
+        tier = vault._session.tier
         halves = []
         for item in {item for command in self.commands for item in command.makes}:
             ids = [one.id for one in vault.items() if one.name == item]
+            # A removed snapshot of a raw chain stays while an older one reads through it.
+            whole = [
+                stored.record
+                for one in ids
+                for stored in tier._shelf.load(one)
+                if stored.state is State.KEPT or (stored.state, stored.record.kind) == (State.REMOVED, SnapshotKind.RAW)
+            ]
+            numbers = {str(record.number) for record in whole}
+            ours = {disk.file for record in whole for disk in record.disks}
             folders = [*self.world.vault.parents[1].glob(f"hosts/*/snapshots/{ids[0]}")] if ids else []
             folders += [*self.world.state.glob(f"snapshots/{item}-*"), *self.world.root.glob(f".blockvault/{item}-*")]
             for path in [path for folder in folders for path in folder.iterdir()]:
