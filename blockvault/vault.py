@@ -54,6 +54,7 @@ from blockvault.model import (
 from blockvault.monitor import Monitor
 from blockvault.policy import RetentionRules
 from blockvault.store.folder import check_soft_delete_days, create_vault, open_folder, read_header
+from blockvault.store.local import make_folders, sync_folder
 from blockvault.units import CHUNK_BYTES_DEFAULT, check_chunk_size
 
 
@@ -139,8 +140,9 @@ class Vault:
             )
         create_vault(place, name, chunk_size=chunk_size, secret=secret, soft_delete_days=soft_delete_days, now=moment)
         if path:
-            os.makedirs(os.path.dirname(registered), mode=0o700, exist_ok=True)
+            names = make_folders("/", os.path.dirname(registered).lstrip("/"), mode=0o700)
             os.symlink(place, registered)
+            sync_folder(names)
         return cls(Session(open_folder(place, secret), name=name, state_dir=state, now=moment, created_now=True))
 
     @classmethod

@@ -41,7 +41,7 @@ from blockvault.store.catalog import record_names
 from blockvault.store.host import folder_identity
 from blockvault.store.index import Index
 from blockvault.store.key_slots import read_slots, slot_object
-from blockvault.store.local import LocalStore, device_error, sync_folder
+from blockvault.store.local import LocalStore, device_error, make_folders, sync_folder
 
 HEADER = "vault.json"
 
@@ -226,7 +226,7 @@ def create_vault(
     parent = os.path.dirname(path)
     building = os.path.join(parent, f".{os.path.basename(path)}.making-{os.urandom(4).hex()}")
     try:
-        os.makedirs(parent, mode=0o700, exist_ok=True)
+        make_folders("/", parent.lstrip("/"), mode=0o700)
         os.mkdir(building, 0o700)
         store = LocalStore(building)
         vault_id, master = random_name(), vault_keys.new_master_key()

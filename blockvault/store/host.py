@@ -27,7 +27,7 @@ from blockvault.errors import CorruptionError, DeviceError
 from blockvault.format import jsontext
 from blockvault.ids import OriginId, random_name
 from blockvault.monitor import Warned
-from blockvault.store.local import SPACE_ERRORS, device_error, sync_folder, write_all
+from blockvault.store.local import SPACE_ERRORS, device_error, make_folders, sync_folder, write_all
 from blockvault.store.locks import FileLock
 from blockvault.store.seen import Seen, Watch, read_seen, told, united
 
@@ -147,7 +147,7 @@ class HostState:
         """
         with ExitStack() as stack:
             try:
-                os.makedirs(self.folder, mode=0o700, exist_ok=True)
+                make_folders("/", os.path.abspath(self.folder).lstrip("/"), mode=0o700)
                 stack.enter_context(self._state_lock())
             except OSError as error:
                 self._refuse(error)

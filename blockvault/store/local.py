@@ -88,8 +88,8 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def make_folders(root: str, relative: str) -> str:
-    """Make `root/relative`, each new folder durable in its parent; returns its path."""
+def make_folders(root: str, relative: str, *, mode: int = 0o777) -> str:
+    """Make `root/relative`, each new folder durable in its parent; returns its path. `mode` is the last one's."""
     path = os.path.join(root, relative)
     if os.path.isdir(path):
         return path
@@ -97,7 +97,7 @@ def make_folders(root: str, relative: str) -> str:
     if parent:
         make_folders(root, parent)
     try:
-        os.mkdir(path)
+        os.mkdir(path, mode)
     except FileExistsError:
         return path
     sync_folder(os.path.dirname(path))

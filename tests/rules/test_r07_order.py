@@ -22,6 +22,7 @@ from helpers.site import CHUNK, Site
 from blockvault.errors import AlreadyExistsError, ConflictError
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
+from blockvault.vault import Vault
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Tracer:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.calls: list[Call] = []
         self._lock = threading.Lock()
-        true = {name: getattr(os, name) for name in ("write", "fsync", "link", "rename", "mkdir", "unlink")}
+        true = {name: getattr(os, name) for name in ("write", "fsync", "link", "rename", "mkdir", "symlink")}
         true_write = Index._write
 
         def path_of(fd: int) -> str:
@@ -68,13 +69,17 @@ class Tracer:
             true["mkdir"](path, *args, **options)
             self.note("mkdir", str(path))
 
+        def symlink(source: str, target: str) -> None:
+            true["symlink"](source, target)
+            self.note("symlink", str(target))
+
         def lmdb_write(index: Index, work: Any) -> Any:
             answer = true_write(index, work)
             self.note("lmdb", "")
             return answer
 
-        for name, function in {"write": write, "fsync": fsync, "link": link, "rename": rename, "mkdir": mkdir}.items():
-            patch.setattr(os, name, function)
+        for function in (write, fsync, link, rename, mkdir, symlink):
+            patch.setattr(os, function.__name__, function)
         patch.setattr(Index, "_write", lmdb_write)
 
     def note(self, what: str, path: str) -> None:
@@ -164,6 +169,20 @@ def test_a_new_folder_is_durable_before_what_lies_in_it_counts(traced: tuple[Sit
     for at in made:
         parent = os.path.dirname(tracer.calls[at].path)
         assert Call("sync", parent) in tracer.calls[at:commit], f"{tracer.calls[at].path} is durable"
+
+
+def test_the_folders_and_the_name_of_a_new_vault_are_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a vault that was made is found, by its name too, however deep the folders are that it made."""
+    with monkeypatch.context() as patch:
+        tracer = Tracer(patch)
+        state, place = tmp_path / "a" / "b" / "state", tmp_path / "c" / "d" / "vault"
+        Vault.create("far", path=str(place), state_dir=str(state)).close()
+    made = [call.path for call in tracer.calls if call.what == "mkdir"]
+    assert {str(tmp_path / "a"), str(state), str(tmp_path / "c"), str(place.parent)} <= set(made)
+    for at in tracer.where("mkdir", "") + tracer.where("symlink", "") + tracer.where("rename", ""):
+        if os.path.basename(tracer.calls[at].path) not in ("lmdb", "locks"):  # what lies in them may be lost
+            tracer.durable(at)
+    assert tracer.where("symlink", "vaults/far")
 
 
 def test_the_digest_cells_are_durable_before_their_head(traced: tuple[Site, Tracer]) -> None:
