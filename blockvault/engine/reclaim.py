@@ -33,11 +33,11 @@ from blockvault.errors import BlockVaultError, ConflictError, CorruptionError
 from blockvault.failpoints import reach
 from blockvault.format.envelope import Kind, unseal_record
 from blockvault.format.index import decode_index, prefixes_of
-from blockvault.ids import LayerName, OriginId, PackName, random_name
+from blockvault.ids import LayerName, PackName, random_name
 from blockvault.model import Codec, Point, PointRef, ReclaimResult
 from blockvault.monitor import Monitor
 from blockvault.store import condemned
-from blockvault.store.catalog import record_names
+from blockvault.store.catalog import record_names, ref_of
 from blockvault.store.generations import write_generation
 from blockvault.store.layers import LAYERS_FOLDER, layer_object
 from blockvault.store.leases import Live, live_leases
@@ -109,7 +109,7 @@ class Reclaimer:
         marker = marker or Marker(self._store, self._keys, self._monitor)
         roots = [point for point in catalog.points() if point.ref not in (without or set())]
         for name, damage in sorted(catalog.damage.items()):
-            if name.startswith("points/") and catalog.state(_ref_of(name)).is_root:
+            if name.startswith("points/") and catalog.state(ref_of(name)).is_root:
                 raise stopped(CorruptionError("", f"the point record {name} is damaged", why=damage.reason))
         marker.add([*roots, *self._parents(leases)])
         return marker, leases
@@ -430,8 +430,3 @@ class Reclaimer:
 
 def _is_name(entry: str) -> bool:
     return len(entry) == 32 and all(letter in "0123456789abcdef" for letter in entry)
-
-
-def _ref_of(name: str) -> PointRef:
-    _, origin, number = name.split("/")
-    return PointRef(OriginId(origin), int(number))

@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.clock import to_text
-from blockvault.errors import CorruptionError, NotFoundError
+from blockvault.errors import CorruptionError, NotFoundError, UnsupportedError
 from blockvault.failpoints import reach
 from blockvault.format import records
-from blockvault.format.envelope import Kind, seal_record, unseal_record
+from blockvault.format.envelope import Kind, damaged, seal_record, unseal_record
+from blockvault.format.tables import SLOTS_MAX
 from blockvault.ids import PackName
 from blockvault.model import VaultKeys
 from blockvault.store.local import LocalStore
@@ -91,7 +92,9 @@ def markers(store: LocalStore, keys: VaultKeys) -> list[Marker]:
             told: records.CondemnedBody = records.decode(name, body, records.CondemnedBody)
         except NotFoundError:
             continue
-        except CorruptionError:
+            if sum(max(0, count) for _, count in told.slots or ()) > SLOTS_MAX:
+                raise damaged(name, "it has more slots than a pack can have")
+        except (CorruptionError, UnsupportedError):
             found.append(Marker(name, key, in_round, readable=False))
             continue
         slots = None
@@ -137,7 +140,7 @@ def read_round(store: LocalStore, keys: VaultKeys, in_round: str) -> set[str] | 
     try:
         body, _ = unseal_record(keys, Kind.CONDEMNED, name, store.read(name))
         told: records.RoundBody = records.decode(name, body, records.RoundBody)
-    except (NotFoundError, CorruptionError):
+    except (NotFoundError, CorruptionError, UnsupportedError):
         return None
     return set(told.leases)
 

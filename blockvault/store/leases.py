@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from blockvault.clock import to_text
-from blockvault.errors import CorruptionError, NotFoundError
+from blockvault.errors import CorruptionError, NotFoundError, UnsupportedError
 from blockvault.format import records
 from blockvault.format.envelope import Kind, seal_record, unseal_record
 from blockvault.ids import OriginId, random_name
@@ -70,6 +70,8 @@ def _read(store: LocalStore, keys: VaultKeys, writer: str) -> Live | None:
         except CorruptionError:
             time.sleep(0.02)
             continue
+        except UnsupportedError:
+            break  # of a newer version: held, and it is not known what it builds on
         except NotFoundError:
             return None  # it ended just now: if its writer committed, the record is there already
         parents = tuple(PointRef(OriginId(parent.origin), parent.number) for parent in told.parents)
