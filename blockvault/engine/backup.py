@@ -389,6 +389,9 @@ class Backup:
         if parent is None or blank.parent is None:
             audit = "every data chunk was read"
         with self._lease(blank, "transfer"):
+            marked = condemned.look(self._session.store, self._session.keys)
+            # Whatever reclaim deletes from now on waits for this lease; what it deleted before is forgotten here.
+            self._session.shelf.refresh()
             context = TransferContext(
                 self._session.store,
                 self._session.keys,
@@ -398,7 +401,7 @@ class Backup:
                 self._session.origin,
                 monitor,
                 utc_now,
-                condemned.look(self._session.store, self._session.keys),
+                marked,
                 level,
             )
             transfer = Transfer(context, now=utc_now())
@@ -506,8 +509,9 @@ class Backup:
         wanted = self._items.get(item).id if item is not None else None
         results = []
         for record in self._session.tier.records(wanted):
-            if record.transferred or self._session.catalog.point(PointRef(self._session.origin, record.number)):
-                continue
+            ref = PointRef(self._session.origin, record.number)
+            if record.transferred or self._session.catalog.record(ref) or not self._session.catalog.state(ref).is_root:
+                continue  # it is in the vault, or has ended there: its number is not given again (R12)
             begun = time.monotonic()
             known = self._session.catalog.item(record.item_id)
             if known is None:

@@ -58,8 +58,10 @@ class NeededSlots:
             self._slots[pack] = known = grown
         known[slots.astype(np.int64)] = True
 
-    def of(self, pack: PackName, slot_count: int) -> NDArray[np.bool_]:
-        """(slot_count,) which slots of a pack are needed."""
+    def of(self, pack: PackName, slot_count: int | None = None) -> NDArray[np.bool_]:
+        """(slot_count,) which slots of a pack are needed; without a count as many as needed ones end."""
+        if slot_count is None:
+            return self._slots.get(pack, np.zeros(0, dtype=np.bool_))
         found = np.zeros(slot_count, dtype=np.bool_)
         known = self._slots.get(pack)
         if known is not None:

@@ -90,10 +90,10 @@ def markers(store: LocalStore, keys: VaultKeys) -> list[Marker]:
         try:
             body, _ = unseal_record(keys, Kind.CONDEMNED, name, store.read(name))
             told: records.CondemnedBody = records.decode(name, body, records.CondemnedBody)
+            if any(first + count > SLOTS_MAX for first, count in told.slots or ()):
+                raise damaged(name, "it names slots that no pack can have")
         except NotFoundError:
             continue
-            if sum(max(0, count) for _, count in told.slots or ()) > SLOTS_MAX:
-                raise damaged(name, "it has more slots than a pack can have")
         except (CorruptionError, UnsupportedError):
             found.append(Marker(name, key, in_round, readable=False))
             continue
@@ -146,11 +146,13 @@ def read_round(store: LocalStore, keys: VaultKeys, in_round: str) -> set[str] | 
 
 
 def close_round(store: LocalStore, keys: VaultKeys, in_round: str, leases: set[str], now: datetime) -> None:
-    """Write down which leases a round waits for."""
+    """Write down which leases a round waits for. A record of it that cannot be read gives way."""
     name = f"{CONDEMNED_FOLDER}/{in_round}.round"
+    store.delete(name)
     body = records.RoundBody(round=in_round, at=to_text(now), leases=sorted(leases))
     data, _ = seal_record(keys, Kind.CONDEMNED, name, records.encode(body))
     store.put_new(name, data)
+    reach("reclaim.round")
 
 
 def drop_closed_rounds(store: LocalStore) -> None:

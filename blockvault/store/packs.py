@@ -324,11 +324,16 @@ class PackShelf:
                 self._bytes -= reader.table.memory_bytes
         return self.reader(pack)
 
-    def close(self) -> None:
-        """Forget all readers."""
+    def refresh(self) -> None:
+        """Forget what was listed and opened: reclaim may have deleted or rewritten it since."""
         with self._lock:
+            self._names.clear()
             self._readers.clear()
             self._bytes = 0
+
+    def close(self) -> None:
+        """Forget all readers."""
+        self.refresh()
 
 
 def block_columns(reader: PackReader, slots: NDArray[Any]) -> tuple[NDArray[Any], ...]:
