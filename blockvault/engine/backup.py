@@ -405,6 +405,9 @@ class Backup:
         with self._lease(blank, "transfer"):
             if record is not None and parent is not None and blank.parent is not None:
                 audit = use_map(self._session, record, parent, inputs, monitor) or audit
+            marked = condemned.look(self._session.store, self._session.keys)
+            # Whatever reclaim deletes from now on waits for this lease; what it deleted before is forgotten here.
+            self._session.shelf.refresh()
             context = TransferContext(
                 self._session.store,
                 self._session.keys,
@@ -414,7 +417,7 @@ class Backup:
                 self._session.origin,
                 monitor,
                 utc_now,
-                condemned.look(self._session.store, self._session.keys),
+                marked,
                 level,
             )
             transfer = Transfer(context, now=utc_now())
@@ -512,8 +515,12 @@ class Backup:
         )
 
     def _waits(self, record: SnapshotRecord) -> bool:
-        """Whether a snapshot is still to be transferred: never was, or to a vault that was put back to before that."""
-        if self._session.catalog.point(PointRef(self._session.origin, record.number)):
+        """Whether a snapshot is still to be transferred: never was, or to a vault that was put back to before that.
+
+        What has ended in the vault has not: its number is not given again (R12).
+        """
+        ref = PointRef(self._session.origin, record.number)
+        if self._session.catalog.record(ref) or not self._session.catalog.state(ref).is_root:
             return False
         if not record.transferred:
             return True

@@ -255,6 +255,8 @@ class BatchWorker:
             return None
         pack, slot = parent.packs[parent.pack[row]], int(parent.slot[row])
         for _ in range(2):
+            if self.context.condemned and self.context.condemned.hits(pack, np.array([slot])):
+                return None  # the parent needs it, so it will not go; but what is condemned is not built on (R8)
             try:
                 table = self.context.shelf.reader(pack).table
             except CorruptionError:

@@ -260,6 +260,8 @@ class Expirer:
 
     def _moment(self, now: datetime) -> datetime:
         """`now`, set back by as much as the host's clock is ahead of the store's."""
+        if self._session.index is None:
+            return now  # a vault that cannot be written: nothing will be ended
         ahead = utc_now().timestamp() - self._session.store.now()
         return now - timedelta(seconds=max(0.0, ahead))
 

@@ -20,12 +20,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blockvault.errors import CorruptionError
+from blockvault.errors import BlockVaultError, CorruptionError, UnsupportedError
+from blockvault.format.envelope import damaged
 from blockvault.format.layers import ENTRY_SEGMENT, Segment
+from blockvault.format.tables import SLOTS_MAX
 from blockvault.ids import LayerName, PackName
 from blockvault.model import LayerRef, Point, PointRef, VaultKeys
 from blockvault.model.geometry import CELL_CHUNKS, cell_count
@@ -55,8 +58,10 @@ class NeededSlots:
             self._slots[pack] = known = grown
         known[slots.astype(np.int64)] = True
 
-    def of(self, pack: PackName, slot_count: int) -> NDArray[np.bool_]:
-        """(slot_count,) which slots of a pack are needed."""
+    def of(self, pack: PackName, slot_count: int | None = None) -> NDArray[np.bool_]:
+        """(slot_count,) which slots of a pack are needed; without a count as many as needed ones end."""
+        if slot_count is None:
+            return self._slots.get(pack, np.zeros(0, dtype=np.bool_))
         found = np.zeros(slot_count, dtype=np.bool_)
         known = self._slots.get(pack)
         if known is not None:
@@ -76,6 +81,7 @@ class NeededSlots:
 class _Said:
     """What one layer says of one cell: its live slots, and which of them some stack sees."""
 
+    layer: str  # the object's name
     packs: tuple[PackName, ...]
     chunk: NDArray[np.uint32]
     pack: NDArray[np.uint32]
@@ -105,7 +111,7 @@ class Marker:
         """Mark what these points need; points that were marked before are passed over. Returns how many were new.
 
         Raises:
-            CorruptionError: one of their layers cannot be read (`reclaim.stopped`).
+            CorruptionError: one of their layers cannot be read, or is of a newer version (`reclaim.stopped`).
         """
         groups: dict[tuple[str, str], dict[Stack, None]] = defaultdict(dict)
         fresh = [point for point in points if point.ref not in self._done]
@@ -131,7 +137,7 @@ class Marker:
             for cell in sorted(cells):
                 self._monitor.check()
                 self._mark_cell(cell, stacks, readers)
-        except CorruptionError as error:
+        except (CorruptionError, UnsupportedError) as error:
             raise stopped(error) from error
         finally:
             for reader in readers.values():
@@ -162,7 +168,7 @@ class Marker:
             for name in here:
                 layer = said.get(name)
                 if layer is None:
-                    layer = said[name] = _read_said(readers[name].read_segment(entries[name]))
+                    layer = said[name] = _read_said(readers[name], entries[name])
                     readers[name].close()
                     self._monitor.count("segments_marked")
                 layer.seen |= free[layer.chunk]
@@ -176,11 +182,14 @@ class Marker:
             (layer.pack[layer.seen], layer.slot[layer.seen]),
             (layer.base_pack[layer.seen[layer.base_row]], layer.base_slot[layer.seen[layer.base_row]]),
         ):
+            if len(slots) and int(slots.max()) >= SLOTS_MAX:
+                raise damaged(layer.layer, f"it names slot {int(slots.max())}, which no pack can have")
             for index in np.unique(pack).tolist():
                 self.needed.add(layer.packs[index], slots[pack == index])
 
 
-def _read_said(segment: Segment) -> _Said:
+def _read_said(reader: LayerReader, entry: Any) -> _Said:
+    segment: Segment = reader.read_segment(entry)
     run, slot, chunk, live = segment.slots()
     rows = np.cumsum(live) - 1
     fills = [
@@ -189,6 +198,7 @@ def _read_said(segment: Segment) -> _Said:
     ]
     of_base = live[segment.base_ordinal]
     return _Said(
+        layer=reader.name,
         packs=segment.packs,
         chunk=chunk[live],
         pack=segment.run_pack[run[live]],
@@ -200,7 +210,7 @@ def _read_said(segment: Segment) -> _Said:
     )
 
 
-def stopped(error: CorruptionError) -> CorruptionError:
+def stopped(error: BlockVaultError) -> CorruptionError:
     """The error that ends reclaim: what cannot be read may need anything."""
     return CorruptionError(
         "reclaim.stopped",

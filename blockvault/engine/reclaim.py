@@ -29,15 +29,15 @@ from blockvault.engine.blocks import fetch
 from blockvault.engine.marking import Marker, stopped
 from blockvault.engine.pipeline import batch_chunks
 from blockvault.engine.session import Session
-from blockvault.errors import BlockVaultError, ConflictError, CorruptionError
+from blockvault.errors import BlockVaultError, ConflictError, CorruptionError, DeviceError
 from blockvault.failpoints import reach
 from blockvault.format.envelope import Kind, unseal_record
 from blockvault.format.index import decode_index, prefixes_of
-from blockvault.ids import LayerName, OriginId, PackName, random_name
+from blockvault.ids import LayerName, PackName, random_name
 from blockvault.model import Codec, Point, PointRef, ReclaimResult
 from blockvault.monitor import Monitor
 from blockvault.store import condemned
-from blockvault.store.catalog import record_names
+from blockvault.store.catalog import record_names, ref_of
 from blockvault.store.generations import write_generation
 from blockvault.store.layers import LAYERS_FOLDER, layer_object
 from blockvault.store.leases import Live, live_leases
@@ -94,22 +94,24 @@ class Reclaimer:
     def plan(self, max_dead: float = MAX_DEAD_DEFAULT, *, without: Iterable[PointRef] = ()) -> ReclaimPlan:
         """What could be freed now, or if the points `without` had ended. Nothing is changed."""
         layers, packs = self._there()
-        marker, leases = self._mark(without=set(without))
+        marker, leases = self._mark(without=set(without), tidy=False)
         return self._plan(marker, leases, layers, packs, max_dead)
 
     def _there(self) -> tuple[list[LayerName], list[tuple[PackName, list[str]]]]:
         layers = [LayerName(bytes.fromhex(entry)) for entry in self._store.entries(LAYERS_FOLDER) if _is_name(entry)]
         return layers, self._session.shelf.all_packs()
 
-    def _mark(self, marker: Marker | None = None, *, without: set[PointRef] | None = None) -> tuple[Marker, list[Live]]:
+    def _mark(
+        self, marker: Marker | None = None, *, without: set[PointRef] | None = None, tidy: bool = True
+    ) -> tuple[Marker, list[Live]]:
         """Mark all roots: of the leases first, then of the points. With `marker` only what is new."""
-        leases = live_leases(self._store, self._keys)
+        leases = live_leases(self._store, self._keys, tidy=tidy)
         catalog = self._session.catalog
         catalog.refresh()
         marker = marker or Marker(self._store, self._keys, self._monitor)
         roots = [point for point in catalog.points() if point.ref not in (without or set())]
         for name, damage in sorted(catalog.damage.items()):
-            if name.startswith("points/") and catalog.state(_ref_of(name)).is_root:
+            if name.startswith("points/") and catalog.state(ref_of(name)).is_root:
                 raise stopped(CorruptionError("", f"the point record {name} is damaged", why=damage.reason))
         marker.add([*roots, *self._parents(leases)])
         return marker, leases
@@ -160,7 +162,7 @@ class Reclaimer:
                     plan.packs.append(PackUse(pack, tuple(names), sum(self._size(name) for name in names)))
                 continue
             use = self._use_of(marker, pack, names)
-            if use is None:
+            if use is None or any(self._modified(name) >= since for name in names):
                 continue
             if use.dead_share > max_dead:
                 plan.rewrites.append(use)
@@ -221,12 +223,12 @@ class Reclaimer:
             due = self._condemn(plan, marker, now)
             reach("reclaim.waited")
             if due:
-                marker, leases = self._mark(marker)
+                marker, _ = self._mark(marker)
                 for each in due:
                     self._monitor.check()
                     self._carry_out(each, marker)
             self._drop_older_generations(marker)
-            self._tidy(leases)
+            self._tidy()
             self._result.left_dead_bytes += plan.left_dead_bytes
         return self._result
 
@@ -244,15 +246,20 @@ class Reclaimer:
                 condemned.condemn(self._store, self._keys, key=key, name=name, slots=slots, in_round=in_round, now=now)
             )
 
-        for layer in plan.layers:
-            if layer.hex() not in whole:
-                add(layer.hex(), layer_object(layer), None)
-        for use in plan.packs:
-            if use.pack.hex() not in whole:
-                add(use.pack.hex(), f"{pack_folder(use.pack)}/{use.pack.hex()}", None)
-        for use in plan.rewrites:
-            if use.pack.hex() not in whole | parts:
-                add(use.pack.hex(), f"{pack_folder(use.pack)}/{use.pack.hex()}", use.dead)
+        try:
+            for use in plan.packs:
+                if use.pack.hex() not in whole:
+                    add(use.pack.hex(), f"{pack_folder(use.pack)}/{use.pack.hex()}", None)
+            for layer in plan.layers:
+                if layer.hex() not in whole:
+                    add(layer.hex(), layer_object(layer), None)
+            for use in plan.rewrites:
+                if use.pack.hex() not in whole | parts:
+                    add(use.pack.hex(), f"{pack_folder(use.pack)}/{use.pack.hex()}", use.dead)
+        except DeviceError as error:
+            if error.kind != "store.no-space" or not (known or fresh):
+                raise
+            self._monitor.warn(error.kind, f"{error.message}: what is condemned so far is freed; run prune again")
         alive = live_leases(self._store, self._keys)
         writers = {lease.writer for lease in alive}
         due: list[condemned.Marker] = []
@@ -347,6 +354,11 @@ class Reclaimer:
             except CorruptionError as error:
                 self._leave(error)
                 return
+            except DeviceError as error:
+                if error.kind != "store.no-space":
+                    raise
+                self._monitor.warn(error.kind, f"{error.message}: the pack is left as it is; run prune again")
+                return
             if not self._read_back(pack, fresh, marker):
                 self._store.delete(fresh)
                 self._session.shelf.newest_reader(pack)
@@ -364,7 +376,7 @@ class Reclaimer:
         self._monitor.warn(error.kind, f"{error.message}: the pack is left as it is; run `blockvault verify --all`")
 
     def _read_back(self, pack: PackName, name: str, marker: Marker) -> bool:
-        """Whether every needed slot of a pack decodes, to what its id says, from the generation `name`."""
+        """Whether a pack's generation `name` has every slot that is needed, and all that it has decodes to its id."""
         shelf = self._session.shelf
         try:
             reader = shelf.newest_reader(pack)
@@ -372,7 +384,7 @@ class Reclaimer:
             return False
         if reader.name != name:
             return False
-        slots = np.flatnonzero(marker.needed.of(pack, reader.table.slot_count))
+        slots = np.union1d(np.flatnonzero(reader.table.codecs != Codec.EMPTY), np.flatnonzero(marker.needed.of(pack)))
         size = batch_chunks(reader.table.chunk_size)
         for start in range(0, len(slots), size):
             rows = slots[start : start + size]
@@ -397,8 +409,12 @@ class Reclaimer:
                 self._result.freed_bytes += sum(self._size(name) for name in names[1:])
                 self._delete_generations(names[1:])
 
-    def _tidy(self, leases: list[Live]) -> None:
-        """Records of ended points, index segments of packs that are gone, scratch, and rounds that are over."""
+    def _tidy(self) -> None:
+        """Records of ended points, index segments of packs that are gone, scratch, and rounds that are over.
+
+        Leases are looked at once more: whoever takes one after this sees that the point has ended, and gives up.
+        """
+        leases = live_leases(self._store, self._keys)
         named = {ref for lease in leases for ref in lease.parents or ()}
         for ref in self._session.catalog.ended():
             if ref not in named:
@@ -411,9 +427,10 @@ class Reclaimer:
             self._result.freed_bytes += self._store.remove_scratch(SCRATCH_SECONDS)
 
     def _drop_index_segments(self) -> None:
+        segments = record_names(self._store, Kind.INDEX)  # before the packs: a segment comes after those it names
         there = {pack for pack, _ in self._session.shelf.all_packs()}
         gone: list[str] = []
-        for name in record_names(self._store, Kind.INDEX):
+        for name in segments:
             try:
                 body, _ = unseal_record(self._keys, Kind.INDEX, name, self._store.read(name))
                 packs, *_ = decode_index(name, body)
@@ -430,8 +447,3 @@ class Reclaimer:
 
 def _is_name(entry: str) -> bool:
     return len(entry) == 32 and all(letter in "0123456789abcdef" for letter in entry)
-
-
-def _ref_of(name: str) -> PointRef:
-    _, origin, number = name.split("/")
-    return PointRef(OriginId(origin), int(number))

@@ -19,6 +19,7 @@ from blockvault.errors import (
     DeviceError,
     InternalError,
     NotFoundError,
+    UnsupportedError,
 )
 from blockvault.failpoints import reach
 from blockvault.format import records
@@ -52,6 +53,12 @@ def record_names(store: LocalStore, kind: Kind) -> list[str]:
 def point_object(ref: PointRef) -> str:
     """The object's name of a point's record."""
     return f"points/{ref.origin}/{ref.number:010d}"
+
+
+def ref_of(name: str) -> PointRef:
+    """The point of a record's object name."""
+    _, origin, number = name.split("/")
+    return PointRef(OriginId(origin), int(number))
 
 
 def _in_order(marks: dict[int, Mark | None]) -> list[Mark | None]:
@@ -146,8 +153,9 @@ class Catalog:
         return sorted(roots, key=lambda point: (point.ref.number, point.ref.origin))
 
     def ended(self) -> list[PointRef]:
-        """Points with a record that are no roots any more: void or purged."""
-        return sorted(ref for ref in self._points if not self.state(ref).is_root)
+        """Points with a record, readable or not, that are no roots any more: void or purged."""
+        damaged = {ref_of(name) for name in self.damage if name.startswith("points/")}
+        return sorted(ref for ref in {*self._points, *damaged} if not self.state(ref).is_root)
 
     def point(self, ref: PointRef) -> Point | None:
         """A root, or None."""
@@ -254,7 +262,7 @@ class Catalog:
             try:
                 body, _ = unseal_record(self._keys, Kind.MARK, name, self._store.read(name))
                 known[int(entry)] = records.mark_from_body(name, records.decode(name, body, records.MarkBody))
-            except (CorruptionError, NotFoundError):
+            except (CorruptionError, NotFoundError, UnsupportedError):
                 known[int(entry)] = None
         return known
 

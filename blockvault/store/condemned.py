@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.clock import to_text
-from blockvault.errors import CorruptionError, NotFoundError
+from blockvault.errors import CorruptionError, NotFoundError, UnsupportedError
 from blockvault.failpoints import reach
 from blockvault.format import records
-from blockvault.format.envelope import Kind, seal_record, unseal_record
+from blockvault.format.envelope import Kind, damaged, seal_record, unseal_record
+from blockvault.format.tables import SLOTS_MAX
 from blockvault.ids import PackName
 from blockvault.model import VaultKeys
 from blockvault.store.local import LocalStore
@@ -89,9 +90,11 @@ def markers(store: LocalStore, keys: VaultKeys) -> list[Marker]:
         try:
             body, _ = unseal_record(keys, Kind.CONDEMNED, name, store.read(name))
             told: records.CondemnedBody = records.decode(name, body, records.CondemnedBody)
+            if any(first + count > SLOTS_MAX for first, count in told.slots or ()):
+                raise damaged(name, "it names slots that no pack can have")
         except NotFoundError:
             continue
-        except CorruptionError:
+        except (CorruptionError, UnsupportedError):
             found.append(Marker(name, key, in_round, readable=False))
             continue
         slots = None
@@ -137,17 +140,19 @@ def read_round(store: LocalStore, keys: VaultKeys, in_round: str) -> set[str] | 
     try:
         body, _ = unseal_record(keys, Kind.CONDEMNED, name, store.read(name))
         told: records.RoundBody = records.decode(name, body, records.RoundBody)
-    except (NotFoundError, CorruptionError):
+    except (NotFoundError, CorruptionError, UnsupportedError):
         return None
     return set(told.leases)
 
 
 def close_round(store: LocalStore, keys: VaultKeys, in_round: str, leases: set[str], now: datetime) -> None:
-    """Write down which leases a round waits for."""
+    """Write down which leases a round waits for. A record of it that cannot be read gives way."""
     name = f"{CONDEMNED_FOLDER}/{in_round}.round"
+    store.delete(name)
     body = records.RoundBody(round=in_round, at=to_text(now), leases=sorted(leases))
     data, _ = seal_record(keys, Kind.CONDEMNED, name, records.encode(body))
     store.put_new(name, data)
+    reach("reclaim.round")
 
 
 def drop_closed_rounds(store: LocalStore) -> None:

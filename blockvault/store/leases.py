@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from blockvault.clock import to_text
-from blockvault.errors import CorruptionError, NotFoundError
+from blockvault.errors import CorruptionError, NotFoundError, UnsupportedError
 from blockvault.format import records
 from blockvault.format.envelope import Kind, seal_record, unseal_record
 from blockvault.ids import OriginId, random_name
@@ -48,11 +48,11 @@ class Live:
     since: float = 0.0
 
 
-def live_leases(store: LocalStore, keys: VaultKeys) -> list[Live]:
-    """The leases of those who are at work now; dead ones are removed on the way."""
+def live_leases(store: LocalStore, keys: VaultKeys, *, tidy: bool = True) -> list[Live]:
+    """The leases of those who are at work now; dead ones are removed on the way, if `tidy`."""
     found = []
     for entry in sorted(store.entries("leases")):
-        if re.fullmatch(r"[0-9a-f]{32}", entry) and not _remove_if_dead(store.path(f"leases/{entry}")):
+        if re.fullmatch(r"[0-9a-f]{32}", entry) and not _is_dead(store.path(f"leases/{entry}"), remove=tidy):
             lease = _read(store, keys, entry)
             if lease is not None:
                 found.append(lease)
@@ -70,6 +70,8 @@ def _read(store: LocalStore, keys: VaultKeys, writer: str) -> Live | None:
         except CorruptionError:
             time.sleep(0.02)
             continue
+        except UnsupportedError:
+            break  # of a newer version: held, and it is not known what it builds on
         except NotFoundError:
             return None  # it ended just now: if its writer committed, the record is there already
         parents = tuple(PointRef(OriginId(parent.origin), parent.number) for parent in told.parents)
@@ -77,8 +79,8 @@ def _read(store: LocalStore, keys: VaultKeys, writer: str) -> Live | None:
     return Live(writer, "", None)
 
 
-def _remove_if_dead(path: str) -> bool:
-    """Remove a lease whose lock is free: its holder is gone. Returns whether it is."""
+def _is_dead(path: str, *, remove: bool = True) -> bool:
+    """Whether a lease's lock is free, so that its holder is gone; the file is removed then, if so asked."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -88,7 +90,8 @@ def _remove_if_dead(path: str) -> bool:
     try:
         if not try_lock(fd):
             return False
-        os.unlink(path)
+        if remove:
+            os.unlink(path)
     except FileNotFoundError:
         return True
     except OSError:
@@ -168,4 +171,4 @@ class Lease:
         """Remove leases whose holder is gone: their lock is free. One that died before it wrote anything is as dead."""
         for entry in self._store.entries("leases"):
             if re.fullmatch(r"[0-9a-f]{32}", entry):
-                _remove_if_dead(self._store.path(f"leases/{entry}"))
+                _is_dead(self._store.path(f"leases/{entry}"))

@@ -378,10 +378,15 @@ class PackShelf:
                 self._bytes -= reader.table.memory_bytes
         return self.reader(pack)
 
+    def refresh(self) -> None:
+        """Forget what was listed and opened: reclaim may have deleted or rewritten it since."""
+        with self._lock:
+            self._names.clear()
+            self._forget(0)
+
     def close(self) -> None:
         """Forget all readers."""
-        with self._lock:
-            self._forget(0)
+        self.refresh()
 
 
 def block_columns(reader: PackReader, slots: NDArray[Any]) -> tuple[NDArray[Any], ...]:
