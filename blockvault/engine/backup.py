@@ -17,6 +17,7 @@ from blockvault.clock import utc_now
 from blockvault.engine import diff
 from blockvault.engine.changed_blocks import use_map
 from blockvault.engine.churn import ChurnFinder, dry_run
+from blockvault.engine.dating import committed_last, expiry_moment
 from blockvault.engine.encoding import TransferContext
 from blockvault.engine.in_place import check_whole
 from blockvault.engine.items import Items
@@ -116,7 +117,7 @@ class Backup:
             for source in sources:
                 source.close()
         try:
-            self._expire_snapshots(moment)
+            self._expire_snapshots(moment, monitor)
         except (BlockVaultError, OSError) as error:
             monitor.warn(
                 "snapshot.not-expired",
@@ -272,20 +273,30 @@ class Backup:
         finally:
             lock.__exit__(None, None, None)
 
-    def _expire_snapshots(self, now: datetime) -> None:
+    def _expire_snapshots(self, now: datetime, monitor: Monitor) -> None:
         """Remove snapshots whose days are over.
 
         That of an item's newest vault point stays until the next transfer (R11). One that was never transferred goes
-        only when a newer point of its item is in the vault: before that it may be all there is.
+        only when a newer point of its item is in the vault: before that it may be all there is. None goes on the word
+        of a clock that has just jumped ahead.
         """
         newest: dict[ItemId, int] = {}
         for point in self._session.catalog.points():
             if point.ref.origin == self._session.origin:
                 newest[point.item_id] = max(newest.get(point.item_id, 0), point.number)
-        keep = {
-            record.number for record in self._session.tier.records() if record.number >= newest.get(record.item_id, 0)
-        }
-        self._session.tier.expire(max(now, utc_now()), keep_numbers=keep)
+        snapshots = self._session.tier.records()
+        keep = {record.number for record in snapshots if record.number >= newest.get(record.item_id, 0)}
+        present = max(now, utc_now())
+        recorded = [record.taken for record in snapshots] + [
+            point.taken for point in self._session.catalog.points() if point.ref.origin == self._session.origin
+        ]
+        moment = expiry_moment(present, [taken for taken in recorded if taken != now])
+        if moment != present:
+            monitor.note(
+                f"it is {(present - moment).days} days since the point or snapshot before this one: if the clock is "
+                "right, snapshots whose days are over go with the next run"
+            )
+        self._session.tier.expire(moment, keep_numbers=keep)
 
     def _blank_point(self, item: Item, number: int, taken: datetime, request: SnapshotRequest) -> Point:
         """The point as far as it is known before anything was read."""
@@ -335,7 +346,7 @@ class Backup:
         points = [point for point in self._session.catalog.points() if point.item_id == item_id]
         own = [point for point in points if point.ref.origin == self._session.origin]
         if own:
-            points = sorted(own, key=lambda point: (point.committed, point.ref.number), reverse=True)
+            points = committed_last(own)
         else:
             points.sort(key=lambda point: (point.taken, point.ref.number), reverse=True)
         for point in points:
@@ -397,6 +408,7 @@ class Backup:
         if parent is not None:
             used = any(disk.parent is not None for disk in inputs)
             blank = replace(blank, parent=parent.ref if used else None, parent_digest=parent.digest if used else None)
+            _warn_if_dated_before(blank, parent, monitor)
         monitor.phase("Transfer", sum(reader.size for _, _, reader in readers))
         by_digest = all(disk.digests is not None for disk in inputs)
         audit = "every chunk was read" if by_digest else "every data chunk was read and compared by identity"
@@ -574,6 +586,16 @@ class Backup:
                 )
             )
         return results
+
+
+def _warn_if_dated_before(point: Point, parent: Point, monitor: Monitor) -> None:
+    """Tell of a clock that went back between two points of this host; what waited longer may be older by right."""
+    if point.ref.origin == parent.ref.origin and point.number > parent.number and point.taken < parent.taken:
+        monitor.warn(
+            "clock.went-back",
+            f"point {point.number} is dated {point.taken:%Y-%m-%d %H:%M} UTC, before its parent, point {parent.number} "
+            f"({parent.taken:%Y-%m-%d %H:%M} UTC): this host's clock was changed; numbers tell the order of points",
+        )
 
 
 def _in_short(error: BlockVaultError | OSError) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from blockvault import kernel
 from blockvault.errors import CorruptionError
+from blockvault.failpoints import reach
 from blockvault.format.tables import DEPTH_MAX
 from blockvault.ids import PackName
 from blockvault.model import Codec, VaultKeys
@@ -169,6 +170,7 @@ def _fetch_opened(
             )
             fetched_bases = below.plain
             orphaned |= (base_rows >= 0) & (below.status[np.maximum(base_rows, 0)] != STATUS_GOOD)
+    reach("blocks.read")
     # Rows that have no block go through the core as empty raw blocks, so that rows stay in step; their status is
     # set afterwards.
     out = lost | orphaned

@@ -26,6 +26,7 @@ from blockvault import kernel
 from blockvault.engine.claims import Claims
 from blockvault.engine.pipeline import SCAN_BYTES, worker_count
 from blockvault.errors import CorruptionError
+from blockvault.failpoints import reach
 from blockvault.image.reader import DiskReader
 from blockvault.model import ChunkState, ChurnSource, FillKind, PointDisk
 from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, cell_count, chunk_count
@@ -193,6 +194,7 @@ class ChurnFinder:
         for start in range(0, count, window):
             self.monitor.check()
             length = min(window, count - start)
+            reach("image.scan")
             scan = self.reader.scan(
                 first + start,
                 length,

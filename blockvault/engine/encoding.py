@@ -21,6 +21,7 @@ from blockvault.engine.blocks import Place, fetch
 from blockvault.engine.churn import CellChurn
 from blockvault.engine.packing import Base, PackFiller
 from blockvault.errors import CorruptionError
+from blockvault.failpoints import reach
 from blockvault.ids import OriginId, PackName
 from blockvault.image.reader import DiskReader
 from blockvault.model import ChunkState, Codec, FillKind, VaultKeys
@@ -99,6 +100,7 @@ class BatchWorker:
                 {},
             )
         chunks = rows.astype(np.uint64) + np.uint64(churn.first_chunk)
+        reach("image.read")
         plain = self._reader.identify(chunks, seed=context.keys.digest_seed, id_key=context.keys.id_key, cancel=None)
         context.monitor.count("read_bytes", plain.read_bytes)
         context.monitor.count("chunks_identified", len(rows))

@@ -13,6 +13,7 @@ from datetime import datetime
 import blake3
 
 from blockvault.clock import from_text
+from blockvault.engine.dating import in_order
 from blockvault.errors import InvalidInputError, NotFoundError
 from blockvault.ids import OriginId, PointId
 from blockvault.model import PointInfo
@@ -54,7 +55,12 @@ def resolve(ref: str, infos: list[PointInfo]) -> PointInfo:
 
 
 def _of_item(item: str, which: str, infos: list[PointInfo]) -> PointInfo:
-    own = sorted((info for info in infos if info.item == item), key=lambda info: (info.taken, info.number))
+    own = in_order(
+        (info for info in infos if info.item == item),
+        origin=lambda info: info.point.ref.origin if info.point and ":" in info.label else "",
+        number=lambda info: info.number,
+        taken=lambda info: info.taken,
+    )
     if not own:
         raise NotFoundError(
             "item.not-found",
@@ -74,12 +80,12 @@ def _of_item(item: str, which: str, infos: list[PointInfo]) -> PointInfo:
             )
         return own[-1 - back]
     moment: datetime = from_text(which)
-    before = [info for info in own if info.taken <= moment]
+    before = [info for info in own if info.taken <= moment]  # the last of these in order, not the latest by its date
     if not before:
         raise NotFoundError(
             "point.not-found",
             f"item '{item}' has no point from {which} or before",
-            why=f"its oldest, point {own[0].label}, was taken at {own[0].taken:%Y-%m-%d %H:%M} UTC",
+            why=f"its first, point {own[0].label}, was taken at {own[0].taken:%Y-%m-%d %H:%M} UTC",
             do=f"see `blockvault points {item}`",
         )
     return before[-1]

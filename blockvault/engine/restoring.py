@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from blockvault.engine.instant import check_and_mend
 from blockvault.engine.restore import DiskRestore, data_bytes
-from blockvault.errors import InvalidInputError, NotFoundError
+from blockvault.errors import BlockVaultError, InvalidInputError, NotFoundError
 from blockvault.image.target import Target, open_target
 from blockvault.model import PointInfo, RestoreResult, SnapshotRecord, Tier, VaultKeys
 from blockvault.monitor import Monitor
 from blockvault.snapshots.tier import SnapshotTier
-from blockvault.store.local import LocalStore
+from blockvault.store.local import LocalStore, device_error
 from blockvault.store.packs import PackShelf
 
 
@@ -93,7 +93,7 @@ class Restorer:
                 self._monitor.check()
             for target in targets:
                 target.commit()
-        except BaseException:
+        except BaseException as error:
             for target in targets:
                 target.abort()
             if made_folder is not None:
@@ -101,6 +101,8 @@ class Restorer:
                     os.rmdir(made_folder)
                 except OSError:
                     pass  # a disk of it is already in place
+            if isinstance(error, OSError) and not isinstance(error, BlockVaultError):
+                raise device_error(error, f"restoring point {request.info.label}") from error
             raise
         if mended:
             self._monitor.warn(

@@ -135,6 +135,9 @@ class Transfer:
             point = self._commit(point, builders)
             self._after_commit(point)
             return point
+        except OSError as error:
+            self._clean_up(point)
+            raise _told(error, f"transferring item '{point.item_name}'") from error
         except BaseException:
             self._clean_up(point)
             raise
@@ -423,7 +426,9 @@ class Transfer:
 
 def _told(error: BlockVaultError | OSError, what: str) -> BlockVaultError:
     """An error in the user's nouns, if it is not in them already."""
-    return error if isinstance(error, BlockVaultError) else device_error(error, what)
+    if isinstance(error, BlockVaultError):
+        return error
+    return device_error(error, what)
 
 
 def _needed_slots(builders: list[LayerBuilder]) -> dict[PackName, NDArray[np.int64]]:

@@ -24,6 +24,7 @@ from datetime import datetime
 import msgspec
 
 from blockvault.errors import CorruptionError, DeviceError
+from blockvault.failpoints import reach
 from blockvault.format import jsontext
 from blockvault.ids import OriginId, random_name
 from blockvault.monitor import Warned
@@ -56,7 +57,9 @@ def replace_file(path: str, data: bytes) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+        reach("host.replace")
         os.rename(temporary, path)
+        reach("host.replaced")
         sync_folder(os.path.dirname(path))
     except OSError as error:
         try:

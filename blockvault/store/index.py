@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.errors import DeviceError
+from blockvault.failpoints import reach
 from blockvault.format.index import prefixes_of
 from blockvault.ids import PackName
 from blockvault.store.local import device_error
@@ -155,7 +156,7 @@ class Index:
             return bytes(value) if value is not None else None
 
     def _refused(self, error: Exception) -> DeviceError:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else None
+        cause = next((one for one in (error, error.__cause__) if isinstance(one, OSError)), None)
         text = str(error)
         if "No space left" in text or isinstance(error, lmdb.DiskError):
             cause = OSError(28, "No space left on device") if "No space" in text else cause
@@ -175,7 +176,10 @@ class Index:
         while True:
             try:
                 with self._lock, self._environment.begin(write=write) as txn:
-                    return work(txn)
+                    done = work(txn)
+                    if write:
+                        reach("index.commit")
+                    return done
             except lmdb.MapFullError:
                 with self._lock:
                     self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
@@ -190,7 +194,7 @@ class Index:
                     self._replace_damaged()
                 except lmdb.Error as problem:
                     raise self._refused(problem) from problem
-            except lmdb.Error as error:
+            except (lmdb.Error, OSError) as error:
                 raise self._refused(error) from error
 
     def find_blocks(self, ids: NDArray[np.uint8]) -> list[tuple[PackName, int] | None]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.errors import BlockVaultError, CorruptionError, InternalError, NotFoundError
+from blockvault.failpoints import reach
 from blockvault.format.envelope import (
     DIRECTORY_NUMBER,
     DIRECTORY_PLAIN_MAX,
@@ -95,6 +96,7 @@ class LayerWriter:
         entries = np.zeros(len(self._entries), dtype=ENTRY)
         for i, (cell, span, kind, offset, length, pieces, tag) in enumerate(self._entries):
             entries[i] = (cell, span, kind, offset, length, pieces, np.frombuffer(tag, dtype=np.uint8))
+        reach("layer.root")
         root = encode_root(self._chunk_size, self._chunk_count, entries)
         offset = self._object.size
         stored = self._sealer.seal(DIRECTORY_NUMBER, pack_frame(root))

@@ -16,6 +16,7 @@ from typing import Self
 
 from blockvault.clock import to_text
 from blockvault.errors import CorruptionError, NotFoundError, UnsupportedError
+from blockvault.failpoints import reach
 from blockvault.format import records
 from blockvault.format.envelope import Kind, seal_record, unseal_record
 from blockvault.ids import OriginId, random_name
@@ -137,10 +138,13 @@ class Lease:
             self._remove_dead()
             self._fd = self._make_locked()
             write_all(self._fd, self._data)
+            reach("lease.sync")
             os.fsync(self._fd)
-        except OSError as error:
+        except BaseException as error:
             self.__exit__(None, None, None)
-            raise device_error(error, "taking a lease in the vault") from error
+            if isinstance(error, OSError):
+                raise device_error(error, "taking a lease in the vault") from error
+            raise
         return self
 
     def __exit__(

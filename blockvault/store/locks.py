@@ -55,13 +55,15 @@ class FileLock:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise device_error(error, f"making the lock {self.path}") from error
-        deadline = time.monotonic() + self.wait_seconds
-        while not try_lock(fd):
-            if time.monotonic() >= deadline:
-                holder = os.pread(fd, 4096, 0)
-                os.close(fd)
-                raise self._refusal(holder)
-            time.sleep(0.02)
+        try:
+            deadline = time.monotonic() + self.wait_seconds
+            while not try_lock(fd):
+                if time.monotonic() >= deadline:
+                    raise self._refusal(os.pread(fd, 4096, 0))
+                time.sleep(0.02)
+        except BaseException:
+            os.close(fd)
+            raise
         try:
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps({"pid": os.getpid(), "since": to_text(self.now)}).encode(), 0)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from blockvault import kernel
 from blockvault.errors import BlockVaultError, CorruptionError, DeviceError, NotFoundError
+from blockvault.failpoints import reach
 from blockvault.format.envelope import (
     DIRECTORY_NUMBER,
     DIRECTORY_PLAIN_MAX,
@@ -144,6 +145,7 @@ class PackWriter:
 
     def seal(self) -> int:
         """Write the table and put the pack in place, durable. Returns the pack's size."""
+        reach("pack.seal")
         columns = self._columns
         payload_end = self._object.size
         table = encode_table(

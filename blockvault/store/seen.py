@@ -9,7 +9,7 @@ Invariants:
 - What was seen was there: the file is read before the vault is listed, so whatever another process of this host has
   added to it in between is listed too.
 - Points are listed before marks: a point that was purged between the two has its `purge` mark listed.
-- A point that a `purge` mark ended is not missed.
+- A point that a `purge` or `void` mark ended is not missed: reclaim takes its record away.
 - The file is bounded: of what is too much the oldest is forgotten, which is then not watched any more.
 
 It does not promise to find a vault that was put back to a state this host has never seen the end of.
@@ -160,7 +160,7 @@ class Watch:
         for origin, rows in before.points.items():
             missing = _without(rows, now.points.get(origin, []))
             numbers = [number for first, last in missing for number in range(first, last + 1)]
-            for first, last in _ranges(number for number in numbers if not self._is_purged(origin, number)):
+            for first, last in _ranges(number for number in numbers if not self._has_ended(origin, number)):
                 gone.append(f"points/{origin}/{first:010d}" + (f" to {last:010d}" if last > first else ""))
         for origin, marks in before.marks.items():
             for number, sequence in marks.items():
@@ -168,14 +168,14 @@ class Watch:
                     gone.append(f"marks/{origin}/{number:010d}/{sequence:06d}")
         return gone
 
-    def _is_purged(self, origin: str, number: int) -> bool:
+    def _has_ended(self, origin: str, number: int) -> bool:
         """Whether a mark says that the point's life has ended; one that cannot be read says nothing."""
         folder = f"marks/{origin}/{number:010d}"
         for sequence in sorted(self._numbers(folder, 6), reverse=True):
             name = f"{folder}/{sequence:06d}"
             try:
                 body, _ = unseal_record(self._keys, Kind.MARK, name, self._store.read(name))
-                if records.decode(name, body, records.MarkBody).kind == "purge":
+                if records.decode(name, body, records.MarkBody).kind in ("purge", "void"):
                     return True
             except BlockVaultError:
                 continue

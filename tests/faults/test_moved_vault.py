@@ -15,9 +15,9 @@ from helpers.files import copy_tree, first_difference, noise, text, write_at
 from helpers.program import Program
 from helpers.site import CHUNK, Site
 
-from blockvault.format import records
+from blockvault.clock import utc_now
 from blockvault.ids import OriginId
-from blockvault.model import PointRef
+from blockvault.model import Mark, PointRef
 from blockvault.monitor import Monitor
 from blockvault.store import seen
 from blockvault.store.catalog import Catalog
@@ -260,8 +260,7 @@ def test_a_newer_revision_is_gone(moved: Moved, what: str) -> None:
 def mark(moved: Moved, key: tuple[str, int], kind: str) -> None:
     with moved.open() as vault:
         catalog: Catalog = vault._session.catalog
-        body = records.MarkBody(kind=kind, at="2026-11-20T02:00:00.000000Z", reason="test")
-        catalog.put_mark(PointRef(OriginId(key[0]), key[1]), body)
+        catalog.put_mark(PointRef(OriginId(key[0]), key[1]), Mark(kind, utc_now(), "test"))
 
 
 @pytest.mark.parametrize("number", [1, 2])
