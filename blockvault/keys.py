@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import os
 import struct
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import blake3
@@ -27,6 +28,7 @@ ARGON_MEMORY_KIB_MAX = 1 << 20
 ARGON_PASSES = 3
 ARGON_LANES = 4
 KEY_FILE_BYTES_MIN = 32
+WRAPPED_BYTES = 12 + 32 + 16  # nonce, master key, tag
 
 
 class KeySlot(msgspec.Struct, frozen=True):
@@ -40,6 +42,25 @@ class KeySlot(msgspec.Struct, frozen=True):
     passes: int = 0
     lanes: int = 0
     label: str = ""
+
+
+class _DataKeys(Mapping[int, bytes]):
+    """The data key of each epoch, derived when it is asked for: a config record may claim a million of them."""
+
+    def __init__(self, derive_key: Callable[[str], bytes], epochs: int) -> None:
+        self._derive_key = derive_key
+        self._epochs = range(epochs)
+
+    def __getitem__(self, epoch: int) -> bytes:
+        if epoch not in self._epochs:
+            raise KeyError(epoch)
+        return self._derive_key(f"data {epoch}")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._epochs)
+
+    def __len__(self) -> int:
+        return len(self._epochs)
 
 
 def new_master_key() -> bytes:
@@ -60,7 +81,7 @@ def derive(master: bytes, vault_id: bytes, *, encrypted: bool, epochs: int = 1) 
         id_key=key("id"),
         run_key=key("run"),
         digest_seed=struct.unpack("<Q", key("digest seed")[:8])[0],
-        data_keys={epoch: key(f"data {epoch}") for epoch in range(epochs)},
+        data_keys=_DataKeys(key, epochs),
     )
 
 
@@ -107,8 +128,10 @@ def unwrap(slots: list[bytes], vault_id: bytes, secret: Secret | None, vault_nam
         try:
             slot = msgspec.json.decode(data, type=KeySlot)
             wrapped = bytes.fromhex(slot.wrapped)
+            if len(wrapped) != WRAPPED_BYTES or not 0 <= slot.slot < 1 << 32:
+                continue
             key = _wrapping_key(slot, secret)
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
         readable += 1
         if key is None:

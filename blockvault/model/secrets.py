@@ -6,6 +6,7 @@ it can read and write the vault. It never appears in a message: `repr` shows the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -29,9 +30,9 @@ class VaultKeys:
     id_key: bytes = field(repr=False)
     run_key: bytes = field(repr=False)
     digest_seed: int = field(repr=False)
-    data_keys: dict[int, bytes] = field(repr=False)
+    data_keys: Mapping[int, bytes] = field(repr=False)  # epochs 0 to the highest
 
     @property
     def epoch(self) -> int:
         """The epoch of the data key that new objects are sealed with."""
-        return max(self.data_keys)
+        return len(self.data_keys) - 1

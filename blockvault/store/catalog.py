@@ -7,11 +7,12 @@ it up is one listing of each folder and reading what is new. A record that canno
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from blockvault.errors import AlreadyExistsError, BlockVaultError, CorruptionError, NotFoundError
+from blockvault.errors import AlreadyExistsError, BlockVaultError, CorruptionError, NotFoundError, UnsupportedError
 from blockvault.failpoints import reach
 from blockvault.format import records
 from blockvault.format.envelope import Kind, seal_record, unseal_record, write_id_of
@@ -20,6 +21,7 @@ from blockvault.model import Item, Point, PointRef, VaultKeys
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
 
+RECORD_BYTES_MAX = 2 << 20
 _HEX = "[0-9a-f]{32}"
 _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.CONFIG: ("config", "[0-9]{6}"),
@@ -43,6 +45,23 @@ def record_names(store: LocalStore, kind: Kind) -> list[str]:
 def point_object(ref: PointRef) -> str:
     """The object's name of a point's record."""
     return f"points/{ref.origin}/{ref.number:010d}"
+
+
+def highest_number(store: LocalStore, folder: str, digits: int) -> int:
+    """The highest number that names an object of a folder; 0 if there is none. Other files say nothing."""
+    pattern = re.compile(f"[0-9]{{{digits}}}")
+    return max((int(entry) for entry in store.entries(folder) if pattern.fullmatch(entry)), default=0)
+
+
+def check_number(number: int, digits: int, folder: str) -> None:
+    """Refuse a number that its name has no room for: no listing would show the object."""
+    if number >= 10**digits:
+        raise UnsupportedError(
+            "vault.numbers-used-up",
+            f"the vault has no number left in {folder}",
+            why=f"numbers there have {digits} digits, and the highest that is named was taken",
+            do="see who made the object with the highest number; a new vault begins at 1",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +109,8 @@ class Catalog:
         for name, (body, _) in sorted(self._bodies("items", Kind.ITEM).items()):
             try:
                 item = records.item_from_body(name, records.decode(name, body, records.ItemBody))
+                if f"items/{item.id}/{item.revision:06d}" != name:
+                    raise CorruptionError("vault.object-damaged", name, why="its record names another item")
                 self._items[item.id] = item  # later revisions replace earlier ones
             except CorruptionError as error:
                 self.damage[name] = DamagedRecord(name, error.why or error.message)
@@ -108,7 +129,7 @@ class Catalog:
                         continue
                     except BlockVaultError:
                         pass  # LMDB's copy is bad; the object decides
-                data = fresh[name] = self._store.read(name)
+                data = fresh[name] = self._store.read(name, limit=RECORD_BYTES_MAX)
                 bodies[name] = unseal_record(self._keys, kind, name, data)
             except NotFoundError:
                 continue
@@ -137,8 +158,9 @@ class Catalog:
         newest: dict[str, int] = {}
         for top in ("points", "marks"):
             for origin in self._store.entries(top):
-                numbers = [int(entry) for entry in self._store.entries(f"{top}/{origin}") if entry.isdigit()]
-                newest[origin] = max([newest.get(origin, 0), *numbers])
+                if re.fullmatch(_HEX, origin):
+                    highest = highest_number(self._store, f"{top}/{origin}", 10)
+                    newest[origin] = max(newest.get(origin, 0), highest)
         return newest
 
     def items(self) -> list[Item]:
@@ -170,6 +192,7 @@ class Catalog:
             AlreadyExistsError: another writer made a record of this number (`point.exists`).
         """
         name = point_object(point.ref)
+        check_number(point.number, 10, os.path.dirname(name))
         body = records.encode(records.point_to_body(point))
         digest = self._create(Kind.POINT, name, body)
         reach("transfer.committed")
@@ -177,6 +200,7 @@ class Catalog:
 
     def put_item(self, item: Item) -> None:
         """Create the next revision of an item's record."""
+        check_number(item.revision, 6, f"items/{item.id}")
         name = f"items/{item.id}/{item.revision:06d}"
         self._create(Kind.ITEM, name, records.encode(records.item_to_body(item)))
         self._items[item.id] = item
@@ -184,7 +208,8 @@ class Catalog:
     def put_mark(self, ref: PointRef, mark: records.MarkBody) -> None:
         """Create the next mark of a point."""
         folder = f"marks/{ref.origin}/{ref.number:010d}"
-        sequence = max([int(entry) for entry in self._store.entries(folder) if entry.isdigit()], default=0) + 1
+        sequence = highest_number(self._store, folder, 6) + 1
+        check_number(sequence, 6, folder)
         self._create(Kind.MARK, f"{folder}/{sequence:06d}", records.encode(mark))
         self._marks.setdefault(ref, []).append(mark)
 

@@ -17,7 +17,7 @@ from blockvault.format import records
 from blockvault.format.envelope import Kind, seal_record
 from blockvault.ids import OriginId, random_name
 from blockvault.model import VaultKeys
-from blockvault.store.local import LocalStore, device_error, make_folders, write_all
+from blockvault.store.local import LocalStore, device_error, make_folders, open_plain, write_all
 from blockvault.store.locks import try_lock
 
 
@@ -62,6 +62,7 @@ class Lease:
 
     def __enter__(self) -> Self:
         try:
+            self._store.path(self._name)  # refuses a folder that is a link: dead leases are removed from it
             make_folders(self._store.root, "leases")
             self._remove_dead()
             self._fd = self._make_locked()
@@ -103,7 +104,7 @@ class Lease:
                 continue
             path = self._store.path(f"leases/{entry}")
             try:
-                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                fd = open_plain(path, os.O_RDWR)
             except OSError:
                 continue
             try:

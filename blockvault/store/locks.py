@@ -17,6 +17,7 @@ from typing import Self
 
 from blockvault.clock import to_text
 from blockvault.errors import ConflictError
+from blockvault.store.local import NotPlainError, check_plain, foreign
 
 _FLOCK = struct.Struct("hhqqi4x")
 
@@ -50,7 +51,14 @@ class FileLock:
 
     def __enter__(self) -> Self:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            check_plain(self.path)
+        except NotPlainError as error:
+            raise foreign(f"the lock file {self.path}", error.reason) from None
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if os.fstat(fd).st_nlink > 1:  # it is emptied below, and with it whatever else it is a name of
+            os.close(fd)
+            raise foreign(f"the lock file {self.path}", "it is another file under a second name")
         deadline = time.monotonic() + self.wait_seconds
         while not try_lock(fd):
             if time.monotonic() >= deadline:
