@@ -457,8 +457,16 @@ def decode_segment(name: str, data: bytes) -> Segment:
         names, run_pack, run_first_slot, run_count, digests, piece_run, piece_first, piece_length,
         live.astype(np.bool_), fill_first, fill_length, fill_kind, ordinal, base_pack, base_slot,
     )  # fmt: skip
-    _, _, chunk, is_live = segment.slots()
-    stated = np.bincount(chunk[is_live], minlength=CELL_CHUNKS)
+    # Live pieces alone: what is shadowed may be 32 times as much, and is not unrolled to be checked.
+    starts, lengths = (
+        piece_first[segment.piece_live].astype(np.int64),
+        piece_length[segment.piece_live].astype(np.int64),
+    )
+    ends = np.cumsum(lengths)
+    if len(ends) and int(ends[-1]) > CELL_CHUNKS:
+        raise damaged(name, "a segment states a chunk twice")
+    chunk = np.arange(int(lengths.sum()), dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    stated = np.bincount(chunk, minlength=CELL_CHUNKS)
     for first, length in zip(fill_first.tolist(), fill_length.tolist(), strict=True):
         stated[first : first + length] += 1
     if bool((stated > 1).any()):
