@@ -405,7 +405,7 @@ def decode_segment(name: str, data: bytes) -> Segment:
     packs, runs, pieces, fills, bases = SEGMENT_HEAD.unpack_from(data)
     if len(data) != SEGMENT_HEAD.size + 16 * packs + runs * 32 + pieces * 9 + fills * 9 + bases * 12:
         raise damaged(name, "a segment has another length than it says")
-    if packs > runs + bases or fills > CELL_CHUNKS:
+    if packs > 2 * CELL_CHUNKS or fills > CELL_CHUNKS:  # a pack and a base's for each chunk
         raise damaged(name, "a segment has more than it can use")
     at = SEGMENT_HEAD.size
     names = tuple(PackName(data[at + 16 * i : at + 16 * i + 16]) for i in range(packs))

@@ -216,7 +216,7 @@ def _roots(root: Path) -> Target:
             with contextlib.suppress(BlockVaultError):
                 _walk(world, shelf, PointDisk("disk", "x", size, CHUNK, (ref_of(whole.name, sealed),)), store)
 
-    return Target("roots", run, [world.take_apart(name).plain for name in world.named("layers")])
+    return Target("roots", run, [whole.plain])
 
 
 def _segments(root: Path) -> Target:
