@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from blockvault.errors import InvalidInputError
 from blockvault.units import parse_span
 
+_YEARS = (2, 9998)  # so that no zone leads out of what a `datetime` can be
+
 
 def utc_now() -> datetime:
     """The system's clock, in UTC."""
@@ -24,12 +26,14 @@ def to_text(moment: datetime) -> str:
 def from_text(text: str) -> datetime:
     """The inverse of `to_text`; also takes dates and times without a zone (local time)."""
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+        if not _YEARS[0] <= moment.year <= _YEARS[1]:
+            raise ValueError
+    except (ValueError, OverflowError, OSError):
         raise InvalidInputError(
             "input.time", f"'{text}' is not a date or time", do="write it like 2026-11-20 or 2026-11-20T02:00"
         ) from None
-    return moment.astimezone(UTC)
+    return moment
 
 
 def until(text: str, now: datetime) -> datetime:

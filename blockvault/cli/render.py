@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 from datetime import datetime
 from enum import Enum
@@ -19,7 +20,27 @@ from blockvault.clock import age, to_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+# What a terminal obeys instead of showing it: controls (escape sequences begin with one), and marks that turn the
+# direction of writing. A vault's records may have been written by anyone.
+_OBEYED = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufff9-\ufffb\udc80-\udc9f]"
+)
 _ANSI = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+def shown(text: str) -> str:
+    r"""`text` with all that a terminal would obey written out, `\x1b` for an escape."""
+    try:
+        # Bytes of a path that are not UTF-8 go out as they are: together they may be what a terminal obeys.
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return _OBEYED.sub(_written_out, text)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code & 0xFF:02x}" if code < 0x100 or 0xDC80 <= code < 0xE000 else f"\\u{code:04x}"
 
 
 class Output:
@@ -51,6 +72,7 @@ class Output:
 
     def paint(self, text: str, style: str, stream: TextIO) -> str:
         """`text` in that style, if the stream takes colours."""
+        text = shown(text)
         return f"\x1b[{_ANSI[style]}m{text}\x1b[0m" if self.colored(stream) else text
 
     # --- results
@@ -66,7 +88,7 @@ class Output:
 
     def facts(self, title: str, facts: Iterable[tuple[str, str]]) -> None:
         """A heading and aligned name-value lines."""
-        rows = list(facts)
+        rows = [(shown(name), shown(value)) for name, value in facts]
         width = max((len(name) for name, _ in rows), default=0)
         self.line(self.paint(title, "bold", self.results))
         for name, value in rows:
@@ -74,6 +96,7 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; a column whose title begins with `>` is set flush right."""
+        rows = [[shown(cell) for cell in row] for row in rows]
         if self.results.isatty():
             self._rich_table(columns, rows)
             return
@@ -104,6 +127,7 @@ class Output:
 
     def message(self, label: str, text: str, style: str = "dim") -> None:
         """One line on standard error."""
+        text = shown(text) if label else "\n".join(shown(line) for line in text.split("\n"))
         self.messages.write(f"{self.paint(label, style, self.messages)} {text}\n" if label else text + "\n")
         self.messages.flush()
 

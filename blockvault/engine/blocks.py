@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from blockvault import kernel
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
-from blockvault.format.tables import DEPTH_MAX
 from blockvault.ids import PackName
 from blockvault.model import Codec, VaultKeys
 from blockvault.store.packs import PackReader, PackShelf, pack_folder
@@ -55,7 +54,7 @@ def fetch(
     slots: NDArray[np.integer],
     chunk_size: int,
     *,
-    depth: int = 0,
+    under: NDArray[np.uint8] | None = None,
 ) -> Fetched:
     """Fetch n blocks: in one call of the kernel, and one for their bases, as long as their packs can all be open.
 
@@ -68,7 +67,8 @@ def fetch(
         pack_index: (n,) index into `packs`.
         slots: (n,) slot in that pack.
         chunk_size: plain bytes of every block.
-        depth: how many deltas led here; a chain longer than the format allows is damage.
+        under: (n,) the depths that these blocks must stay under, as bases of deltas; None: any depth will do. So a
+            chain of deltas ends after as many steps as its first table says, also where bases go round in a circle.
     """
     parts: list[tuple[NDArray[np.int64], Fetched]] = []
     left = np.unique(pack_index).tolist()
@@ -76,9 +76,10 @@ def fetch(
         opened = _open_some(shelf, packs, left)
         left = left[len(opened) :]
         if not left and not parts:
-            return _fetch_opened(shelf, keys, opened, pack_index, slots, chunk_size, depth)
+            return _fetch_opened(shelf, keys, opened, pack_index, slots, chunk_size, under)
         rows = np.flatnonzero(np.isin(pack_index, list(opened)))
-        parts.append((rows, _fetch_opened(shelf, keys, opened, pack_index[rows], slots[rows], chunk_size, depth)))
+        below = None if under is None else under[rows]
+        parts.append((rows, _fetch_opened(shelf, keys, opened, pack_index[rows], slots[rows], chunk_size, below)))
         if not left:
             return _joined(parts, len(slots), chunk_size)
 
@@ -115,7 +116,7 @@ def _fetch_opened(
     pack_index: NDArray[np.integer],
     slots: NDArray[np.integer],
     chunk_size: int,
-    depth: int,
+    under: NDArray[np.uint8] | None,
 ) -> Fetched:
     count = len(slots)
     offsets = np.zeros(count, dtype=np.uint64)
@@ -126,7 +127,7 @@ def _fetch_opened(
     lost = np.zeros(count, dtype=np.bool_)
     orphaned = np.zeros(count, dtype=np.bool_)
     readers: list[PackReader] = []
-    bases: dict[Place, int] = {}
+    bases: dict[tuple[PackName, int, int], int] = {}
     base_rows = np.full(count, -1, dtype=np.int32)
     for index, reader in opened.items():
         at = np.flatnonzero(pack_index == index)
@@ -140,9 +141,11 @@ def _fetch_opened(
             good[:] = False
         lost[at[~good]] = True
         at, here = at[good], here[good]
-        emptied = table.codecs[here] == Codec.EMPTY
-        lost[at[emptied]] = True
-        at, here = at[~emptied], here[~emptied]
+        unusable = table.codecs[here] == Codec.EMPTY
+        if under is not None:
+            unusable |= table.depths[here] >= under[at]
+        lost[at[unusable]] = True
+        at, here = at[~unusable], here[~unusable]
         offsets[at], lengths[at] = table.offsets[here], table.lengths[here]
         codecs[at], ids[at] = table.codecs[here], table.ids[here]
         rows[at] = len(readers)
@@ -150,26 +153,24 @@ def _fetch_opened(
         for row, slot in zip(
             at[codecs[at] == Codec.DELTA].tolist(), here[codecs[at] == Codec.DELTA].tolist(), strict=True
         ):
-            place = (table.base_packs[table.base_pack[slot]], int(table.base_slot[slot]))
+            # Deltas of one base share it only where they say the same of its depth: one that lies spoils no other.
+            place = (table.base_packs[table.base_pack[slot]], int(table.base_slot[slot]), int(table.depths[slot]))
             base_rows[row] = bases.setdefault(place, len(bases))
     fetched_bases: kernel.PlainBatch | None = None
     if bases:
-        if depth >= DEPTH_MAX:
-            orphaned[base_rows >= 0] = True
-        else:
-            names = list(dict.fromkeys(pack for pack, _ in bases))
-            position = {pack: i for i, pack in enumerate(names)}
-            below = fetch(
-                shelf,
-                keys,
-                names,
-                np.array([position[pack] for pack, _ in bases], dtype=np.int64),
-                np.array([slot for _, slot in bases], dtype=np.int64),
-                chunk_size,
-                depth=depth + 1,
-            )
-            fetched_bases = below.plain
-            orphaned |= (base_rows >= 0) & (below.status[np.maximum(base_rows, 0)] != STATUS_GOOD)
+        names = list(dict.fromkeys(pack for pack, _, _ in bases))
+        position = {pack: i for i, pack in enumerate(names)}
+        below = fetch(
+            shelf,
+            keys,
+            names,
+            np.array([position[pack] for pack, _, _ in bases], dtype=np.int64),
+            np.array([slot for _, slot, _ in bases], dtype=np.int64),
+            chunk_size,
+            under=np.array([depth for _, _, depth in bases], dtype=np.uint8),
+        )
+        fetched_bases = below.plain
+        orphaned |= (base_rows >= 0) & (below.status[np.maximum(base_rows, 0)] != STATUS_GOOD)
     reach("blocks.read")
     # Rows that have no block go through the core as empty raw blocks, so that rows stay in step; their status is
     # set afterwards.

@@ -70,9 +70,9 @@ def between_points(
         chunks = max(old.chunk_count, new.chunk_count)
         stated = set(old.cells_with_segments()) | set(new.cells_with_segments())
         resized = left.size != right.size
-        for cell in range(cell_count(chunks)):
+        for cell in sorted(stated):  # all others are hole or zeros on both sides, however many there are
             monitor.check()
-            if cell not in stated or (not resized and _cell_key(old, cell) == _cell_key(new, cell)):
+            if not resized and _cell_key(old, cell) == _cell_key(new, cell):
                 continue
             first, count = cell_bounds(cell, chunks)
             before, after = (np.zeros((count, 32), dtype=np.uint8) for _ in range(2))
@@ -103,7 +103,7 @@ def with_image(
         chunks = max(manifest.chunk_count, now_chunks)
         with_segments = set(manifest.cells_with_segments())
         monitor.phase("Compare", reader.size)
-        for cell in range(cell_count(chunks)):
+        for cell in sorted({*range(cell_count(now_chunks)), *with_segments}):
             first, count = cell_bounds(cell, chunks)
             here = max(0, min(count, now_chunks - first))
             runs = list(reader.data_runs(first, here)) if here else []

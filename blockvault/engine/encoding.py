@@ -135,8 +135,13 @@ class BatchWorker:
                 ids[at[present]] = self.context.shelf.reader(parent.packs[index]).table.ids[slots[present]]
         return place, ids
 
-    def _present(self, pack: PackName, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of a pack's slots hold a block whose bases are there too, as the packs' tables tell it."""
+    def _present(
+        self, pack: PackName, slots: NDArray[np.int64], under: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.bool_]:
+        """Which of a pack's slots hold a block whose bases are there too, as the packs' tables tell it.
+
+        Bases must lie `under` the depths of their deltas, as `fetch` demands it: bases that go round end there.
+        """
         try:
             table = self.context.shelf.reader(pack).table
         except CorruptionError as error:
@@ -144,10 +149,13 @@ class BatchWorker:
             return np.zeros(len(slots), dtype=np.bool_)
         at = np.minimum(slots, table.slot_count - 1)
         present: NDArray[np.bool_] = (slots < table.slot_count) & (table.codecs[at] != Codec.EMPTY)
+        if under is not None:
+            present &= table.depths[at] < under
         deltas = present & (table.codecs[at] == Codec.DELTA)
         for index in np.unique(table.base_pack[at[deltas]]).tolist():
             of_base = np.flatnonzero(deltas & (table.base_pack[at] == index))
-            present[of_base] = self._present(table.base_packs[index], table.base_slot[at[of_base]].astype(np.int64))
+            base_slots = table.base_slot[at[of_base]].astype(np.int64)
+            present[of_base] = self._present(table.base_packs[index], base_slots, table.depths[at[of_base]])
         return present
 
     def _deduplicate(

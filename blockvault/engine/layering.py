@@ -15,7 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.errors import CorruptionError
-from blockvault.format.layers import ENTRY_HOLE, ENTRY_SEGMENT, Segment, empty_segment, merge_segments, recut_segment
+from blockvault.format.envelope import damaged
+from blockvault.format.layers import (
+    ENTRY_HOLE,
+    ENTRY_SEGMENT,
+    SEGMENT_SLOTS_MAX,
+    Segment,
+    empty_segment,
+    merge_segments,
+    recut_segment,
+)
 from blockvault.format.records import LAYERS_MAX
 from blockvault.ids import PackName
 from blockvault.model import FillKind, LayerRef, VaultKeys
@@ -151,14 +160,22 @@ class LayerBuilder:
         for cell in sorted(cells):
             newest = cells[cell]
             parts: list[Entry] = [newest] if newest is not None else []
+            slots = 0
             if not parts or not isinstance(parts[0], int):
                 for reader in readers:
                     entry = reader.entry(cell)
                     if entry is None:
                         continue
-                    parts.append(reader.segment(entry) if entry["kind"] == ENTRY_SEGMENT else int(entry["kind"]))
-                    if isinstance(parts[-1], int):
+                    if entry["kind"] != ENTRY_SEGMENT:
+                        parts.append(int(entry["kind"]))
                         break
+                    segment = reader.segment(entry)
+                    slots += segment.slot_count
+                    if slots > 2 * SEGMENT_SLOTS_MAX:
+                        raise damaged(
+                            reader.name, f"with those above it, it says more of cell {cell} than there can be"
+                        )
+                    parts.append(segment)
             if len(parts) == 1 and isinstance(parts[0], int):
                 yield cell, 1, parts[0]
                 continue

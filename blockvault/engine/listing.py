@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from blockvault.engine.items import Items
 from blockvault.engine.naming import point_id, resolve
 from blockvault.engine.session import Session
@@ -39,7 +41,7 @@ class Listing:
                 self._tell_if_deleted(ref)
             number = ref.strip().rpartition(":")[2]
             for record in self.unreadable():
-                if number.isdigit() and record.name.endswith(f"/{int(number):010d}"):
+                if re.fullmatch(r"[0-9]{1,19}", number) and record.name.endswith(f"/{int(number):010d}"):
                     raise damaged(record.name, record.reason) from None
             raise
 

@@ -39,7 +39,7 @@ def resolve(ref: str, infos: list[PointInfo]) -> PointInfo:
     exact = [info for info in infos if info.label == ref]
     if len(exact) == 1:
         return exact[0]
-    found = [info for info in infos if ref.isdigit() and info.number == int(ref)]
+    found = [info for info in infos if re.fullmatch(r"[0-9]{1,19}", ref) and info.number == int(ref)]
     if not found and re.fullmatch(r"[0-9a-f]{4,32}", ref):
         found = [info for info in infos if info.id.startswith(ref)]
     if len(found) > 1:
@@ -70,7 +70,7 @@ def _of_item(item: str, which: str, infos: list[PointInfo]) -> PointInfo:
         )
     if which == "latest":
         return own[-1]
-    if re.fullmatch(r"-\d+", which):
+    if re.fullmatch(r"-[0-9]{1,19}", which):
         back = int(which[1:])
         if back >= len(own):
             raise NotFoundError(

@@ -23,6 +23,7 @@ from blockvault.format.envelope import FOOTER_BYTES, HEAD_BYTES, TAG_BYTES, Kind
 from blockvault.format.index import encode_index, prefixes_of
 from blockvault.ids import OriginId, PackName
 from blockvault.model import Codec, VaultKeys
+from blockvault.store.catalog import check_number, highest_number
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
 from blockvault.store.packs import PACK_BYTES, PackWriter
@@ -126,8 +127,9 @@ class PackFiller:
         names, prefixes, pack, slot = self._entries()
         body = encode_index(names, prefixes, pack, slot)
         folder = f"main/index/{self._origin}"
-        sequence = max([int(entry) for entry in self._store.entries(folder) if entry.isdigit()], default=0) + 1
+        sequence = highest_number(self._store, folder, 10) + 1
         while True:
+            check_number(sequence, 10, folder)
             name = f"{folder}/{sequence:010d}"
             data, _ = seal_record(self._keys, Kind.INDEX, name, body)
             try:

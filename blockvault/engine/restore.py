@@ -85,12 +85,19 @@ class DiskRestore:
             breaks = np.flatnonzero(np.diff(starts) != chunk_size) + 1
             for rows in np.split(np.arange(len(starts), dtype=np.uint32), breaks):
                 begin = int(starts[rows[0]])
-                _write_zeros(fd, begin - position)
+                self._write_zeros(fd, begin - position)
                 length = min(len(rows) * chunk_size, size - begin)
                 plain.write_into(fd, np.ascontiguousarray(rows), length)
                 position = begin + length
-        _write_zeros(fd, size - position)
+        self._write_zeros(fd, size - position)
         return size
+
+    def _write_zeros(self, fd: int, byte_count: int) -> None:
+        """A hole as a stream has it. It may be stopped: a record may claim a disk of 4 EiB."""
+        zeros = memoryview(bytes(min(ZERO_RUN_BYTES, max(0, byte_count))))
+        while byte_count > 0:
+            self.monitor.check()
+            byte_count -= os.write(fd, zeros[: min(len(zeros), byte_count)])
 
     def close(self) -> None:
         """Give descriptors back."""
@@ -184,9 +191,3 @@ def data_bytes(manifest: Manifest) -> int:
         cell = manifest.cell(cell_index)
         total += int(np.count_nonzero(cell.kind == FillKind.DATA))
     return total * manifest.disk.chunk_size
-
-
-def _write_zeros(fd: int, byte_count: int) -> None:
-    zeros = memoryview(bytes(min(ZERO_RUN_BYTES, max(0, byte_count))))
-    while byte_count > 0:
-        byte_count -= os.write(fd, zeros[: min(len(zeros), byte_count)])

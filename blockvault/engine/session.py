@@ -71,15 +71,15 @@ class Session:
             _open_here.add(self.path)
         self.index: Index | None = None
         try:
-            self.index = folder.open_index(now)
-            self.catalog = Catalog(self.store, self.keys, self.index)
-            self.shelf = PackShelf(self.store, self.keys)
             self.host = HostState(
                 os.path.join(state_dir, "hosts", self.vault_id),
                 vault_id=self.vault_id,
                 header_path=folder.header_path,
                 now=now,
             )
+            self.index = folder.open_index(now, self.host.index_note)
+            self.catalog = Catalog(self.store, self.keys, self.index)
+            self.shelf = PackShelf(self.store, self.keys)
             self._record = self.host.bind(self.catalog.newest_numbers, Watch(self.store, self.keys))
             self.origin = OriginId(self._record.origin)
             self.host_label = self._record.label

@@ -191,16 +191,15 @@ class Verifier:
             for index in np.unique(table.base_pack[deltas]).tolist():
                 base = table.base_packs[index]
                 try:
-                    count = self.shelf.reader(base).table.slot_count
+                    below = self.shelf.reader(base).table
                 except CorruptionError:
                     continue
                 before = int(np.count_nonzero(self._needed[base])) if base in self._needed else 0
-                self._mark(
-                    base,
-                    table.base_slot[deltas][table.base_pack[deltas] == index],
-                    count,
-                    self._chunk_size[pack],
-                )
+                here = deltas[table.base_pack[deltas] == index]
+                here = here[table.base_slot[here] < below.slot_count]
+                # Only what lies less deep is a base (`fetch` refuses the rest): so this ends, whatever tables say.
+                here = here[below.depths[table.base_slot[here]] < table.depths[here]]
+                self._mark(base, table.base_slot[here], below.slot_count, self._chunk_size[pack])
                 if int(np.count_nonzero(self._needed[base])) > before and base != pack:
                     todo.append(base)
 

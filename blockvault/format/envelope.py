@@ -11,7 +11,9 @@ Invariants:
 - An object is written once. Its salt is 256 random bits, so (key, nonce) never repeats; nothing is appended later.
 - The directory's number is reserved (2^64 - 1): no section can pass for it.
 - The file ends exactly where the footer says: a truncated or lengthened object is refused before it is read.
-- What a frame declares as its plain size is checked before a byte of it is decoded.
+- What a frame declares as its plain size is checked before a byte of it is decoded: against what such a section may
+  have, and for records, tables and index segments, whose bytes are mostly random, against the frame's own length, so
+  that memory follows what really lies in the vault.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from enum import StrEnum
 import blake3
 import zstandard
 
-from blockvault.errors import CorruptionError, UnsupportedError
+from blockvault.errors import CorruptionError, InvalidInputError, UnsupportedError
 from blockvault.model import VaultKeys
 
 FORMAT_VERSION = 1
@@ -38,8 +40,12 @@ FOOTER_MAGIC = b"BVLTTAIL"
 MAGIC = b"BVLT"
 TAG_BYTES = 16
 DIRECTORY_NUMBER = (1 << 64) - 1
-DIRECTORY_PLAIN_MAX = 256 << 20
-RECORD_PLAIN_MAX = 16 << 20
+DIRECTORY_PLAIN_MAX = 16 << 20
+INDEX_PLAIN_MAX = 16 << 20
+RECORD_PLAIN_MAX = 1 << 20
+FREE_PLAIN_BYTES = 64 << 10  # so much a frame may declare whatever its length
+RECORD_RATIO_MAX = 64  # beyond that, so many times its length; a user's comment may repeat itself
+NAMES_RATIO_MAX = 8  # tables and index segments: more than half of their bytes are names and ids
 CIPHER_TAG = 0
 CIPHER_AES_GCM = 1
 
@@ -181,12 +187,17 @@ def pack_frame(plain: bytes, level: int = 3) -> bytes:
     return zstandard.ZstdCompressor(level=level).compress(plain)
 
 
-def unpack_frame(name: str, frame: bytes, plain_max: int) -> bytes:
-    """The inverse of `pack_frame`; refuses what declares no size or more than `plain_max`."""
+def plain_limit(frame: bytes, plain_max: int, ratio: int | None) -> int:
+    """How many plain bytes a frame of that length may declare."""
+    return plain_max if ratio is None else min(plain_max, max(FREE_PLAIN_BYTES, ratio * len(frame)))
+
+
+def unpack_frame(name: str, frame: bytes, plain_max: int, *, ratio: int | None = None) -> bytes:
+    """The inverse of `pack_frame`; refuses what declares no size, or more than `plain_max` and `ratio` allow."""
     try:
         declared = zstandard.frame_content_size(frame)
-        if not 0 <= declared <= plain_max:
-            raise damaged(name, f"a section declares {declared} plain bytes")
+        if not 0 <= declared <= plain_limit(frame, plain_max, ratio):
+            raise damaged(name, f"a section of {len(frame)} bytes declares {declared} plain bytes")
         return zstandard.ZstdDecompressor().decompress(frame, max_output_size=declared or 1)
     except zstandard.ZstdError as error:
         raise damaged(name, f"a section does not decompress: {error}") from None
@@ -219,8 +230,21 @@ def seal_record(
 ) -> tuple[bytes, bytes]:
     """A small object that has only a directory. Returns its bytes and the directory's tag (its digest)."""
     sealer = new_sealer(keys, kind, name, write_id)
-    stored = sealer.seal(DIRECTORY_NUMBER, pack_frame(body))
+    frame = pack_frame(body)
+    if len(body) > plain_limit(frame, *_limits(kind)):  # what no reader would take is not written
+        raise InvalidInputError(
+            "input.record-too-large",
+            f"the record {name} would have {len(body)} bytes",
+            why="comments, tags and paths have to fit into one record",
+            do="shorten them",
+        )
+    stored = sealer.seal(DIRECTORY_NUMBER, frame)
     return sealer.head + stored + footer(HEAD_BYTES, len(stored)), stored[-TAG_BYTES:]
+
+
+def _limits(kind: Kind) -> tuple[int, int]:
+    """The most plain bytes of a record of that kind, and how many times its frame's length."""
+    return (INDEX_PLAIN_MAX, NAMES_RATIO_MAX) if kind is Kind.INDEX else (RECORD_PLAIN_MAX, RECORD_RATIO_MAX)
 
 
 def unseal_record(keys: VaultKeys, kind: Kind, name: str, data: bytes) -> tuple[bytes, bytes]:
@@ -230,4 +254,6 @@ def unseal_record(keys: VaultKeys, kind: Kind, name: str, data: bytes) -> tuple[
     if offset != HEAD_BYTES:
         raise damaged(name, "it has sections although its kind has none")
     stored = data[offset : offset + length]
-    return unpack_frame(name, sealer.unseal(DIRECTORY_NUMBER, stored), RECORD_PLAIN_MAX), stored[-TAG_BYTES:]
+    plain_max, ratio = _limits(kind)
+    body = unpack_frame(name, sealer.unseal(DIRECTORY_NUMBER, stored), plain_max, ratio=ratio)
+    return body, stored[-TAG_BYTES:]

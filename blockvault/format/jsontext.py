@@ -25,10 +25,13 @@ def encode(value: Any) -> bytes:
 
 def decode(data: bytes | msgspec.Raw, kind: type[Any]) -> Any:
     """A value from its JSON bytes. Raises `msgspec.MsgspecError` or `UnicodeDecodeError`."""
-    value = msgspec.json.decode(data, type=kind)
-    plain = bytes(data)
-    if any(mark in plain for mark in _MARKS):
-        value = msgspec.convert(_translate(msgspec.json.decode(data), _FROM_JSON), type=kind)
+    try:
+        value = msgspec.json.decode(data, type=kind)
+        plain = bytes(data)
+        if any(mark in plain for mark in _MARKS):
+            value = msgspec.convert(_translate(msgspec.json.decode(data), _FROM_JSON), type=kind)
+    except RecursionError:  # what nests so deep is no record, also where it stands in a field that is ignored
+        raise msgspec.DecodeError("it is nested too deeply") from None
     return value
 
 

@@ -52,6 +52,9 @@ ENTRY = np.dtype(
 )
 ENTRY_SEGMENT, ENTRY_HOLE, ENTRY_ZERO = 0, 1, 2
 SEGMENT_PLAIN_MAX = 32 << 20
+SEGMENT_SLOTS_MAX = 1 << 21  # twice what a whole vault's can have (`recut_segment`)
+SEGMENT_STORED_MAX = SEGMENT_PLAIN_MAX + (1 << 20)  # a frame that saves nothing, and its tag
+ROOT_PLAIN_MAX = 8 << 20
 _BOUND = np.dtype([("chunk", "<u8"), ("id", "u1", (32,))])
 
 U32 = NDArray[np.uint32]
@@ -81,6 +84,16 @@ class Segment:
     def piece_count(self) -> int:
         """Pieces and fills: the measure by which layers are merged."""
         return len(self.piece_first) + len(self.fill_first)
+
+    @property
+    def slot_count(self) -> int:
+        """Slots of all its runs, live and shadowed."""
+        return int(self.run_count.sum(dtype=np.int64))
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its columns take in memory."""
+        return 64 * len(self.packs) + 32 * len(self.run_count) + 13 * self.piece_count + 12 * len(self.base_ordinal)
 
     def slots(self) -> tuple[U32, U32, U32, NDArray[np.bool_]]:
         """Every slot of every run, in order: its run, slot number, chunk, and whether it is live."""
@@ -390,10 +403,10 @@ def decode_segment(name: str, data: bytes) -> Segment:
     if len(data) < SEGMENT_HEAD.size:
         raise damaged(name, "a segment is too short")
     packs, runs, pieces, fills, bases = SEGMENT_HEAD.unpack_from(data)
-    if max(runs, pieces, fills, bases) > CELL_CHUNKS * RUN_SLOTS_MAX or len(data) != (
-        SEGMENT_HEAD.size + 16 * packs + runs * 32 + pieces * 9 + fills * 9 + bases * 12
-    ):
+    if len(data) != SEGMENT_HEAD.size + 16 * packs + runs * 32 + pieces * 9 + fills * 9 + bases * 12:
         raise damaged(name, "a segment has another length than it says")
+    if packs > 2 * CELL_CHUNKS or fills > CELL_CHUNKS:  # a pack and a base's for each chunk
+        raise damaged(name, "a segment has more than it can use")
     at = SEGMENT_HEAD.size
     names = tuple(PackName(data[at + 16 * i : at + 16 * i + 16]) for i in range(packs))
     at += 16 * packs
@@ -427,7 +440,8 @@ def decode_segment(name: str, data: bytes) -> Segment:
     if (
         int(run_pieces.sum(dtype=np.int64)) != pieces
         or int(piece_length.sum(dtype=np.int64)) != total
-        or total > CELL_CHUNKS * RUN_SLOTS_MAX
+        or total > SEGMENT_SLOTS_MAX
+        or int(fill_length.sum(dtype=np.int64)) > CELL_CHUNKS
         or bool((run_count < 1).any() or (run_count > RUN_SLOTS_MAX).any())
         or bool((run_pack >= packs).any() or (base_pack >= packs).any() or (ordinal >= total).any())
         or bool((piece_length < 1).any() or (piece_ends > CELL_CHUNKS).any() or (live > 1).any())
@@ -443,8 +457,16 @@ def decode_segment(name: str, data: bytes) -> Segment:
         names, run_pack, run_first_slot, run_count, digests, piece_run, piece_first, piece_length,
         live.astype(np.bool_), fill_first, fill_length, fill_kind, ordinal, base_pack, base_slot,
     )  # fmt: skip
-    _, _, chunk, is_live = segment.slots()
-    stated = np.bincount(chunk[is_live], minlength=CELL_CHUNKS)
+    # Live pieces alone: what is shadowed may be 32 times as much, and is not unrolled to be checked.
+    starts, lengths = (
+        piece_first[segment.piece_live].astype(np.int64),
+        piece_length[segment.piece_live].astype(np.int64),
+    )
+    ends = np.cumsum(lengths)
+    if len(ends) and int(ends[-1]) > CELL_CHUNKS:
+        raise damaged(name, "a segment states a chunk twice")
+    chunk = np.arange(int(lengths.sum()), dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    stated = np.bincount(chunk, minlength=CELL_CHUNKS)
     for first, length in zip(fill_first.tolist(), fill_length.tolist(), strict=True):
         stated[first : first + length] += 1
     if bool((stated > 1).any()):
@@ -469,11 +491,12 @@ def decode_root(name: str, data: bytes, directory_offset: int) -> tuple[int, int
         cells = entries["cell"].astype(np.int64)
         spans = entries["span"].astype(np.int64)
         is_segment = entries["kind"] == ENTRY_SEGMENT
-        ends = entries["offset"].astype(object) + entries["length"].astype(object)
+        offsets, lengths = entries["offset"], entries["length"].astype(np.uint64)
+        behind = (offsets > directory_offset) | (lengths > np.uint64(directory_offset) - offsets)
         if (
             bool((cells[1:] < cells[:-1] + spans[:-1]).any())
             or bool((spans < 1).any() or (spans[is_segment] != 1).any() or (entries["kind"] > ENTRY_ZERO).any())
-            or any(end > directory_offset for end in ends)
+            or bool(behind.any() or (lengths > SEGMENT_STORED_MAX).any())
         ):
             raise damaged(name, "its root contradicts itself")
     return chunk_size, chunk_count, entries

@@ -31,6 +31,8 @@ from blockvault.model import (
 )
 
 LAYERS_MAX = 16
+DISKS_MAX = 256
+SNAPSHOT_DAYS_MAX = 36500
 SIZE_MAX = 1 << 62
 SOFT_DELETE_DAYS_MAX = 3650
 Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
@@ -90,7 +92,7 @@ class PointBody(msgspec.Struct, frozen=True):
     consistency: Consistency
     churn_source: ChurnSource
     audit: str
-    disks: list[DiskBody]
+    disks: Annotated[list[DiskBody], msgspec.Meta(max_length=DISKS_MAX)]
     statistics: StatisticsBody
     refreshed_at: float
     parent: RefBody | None = None
@@ -130,11 +132,11 @@ class ItemBody(msgspec.Struct, frozen=True):
 
     id: Hex16
     name: str
-    disks: list[tuple[str, str]]
+    disks: Annotated[list[tuple[str, str]], msgspec.Meta(max_length=DISKS_MAX)]
     chunk_size: Annotated[int, msgspec.Meta(ge=16384, le=4194304)]
     created: str
     revision: Size
-    snapshot_days: int = 2
+    snapshot_days: Annotated[int, msgspec.Meta(ge=0, le=SNAPSHOT_DAYS_MAX)] = 2
     snapshot_dir: str | None = None
     comment: str = ""
 
@@ -229,7 +231,9 @@ def point_from_body(name: str, body: PointBody, digest: bytes) -> Point:
             raise damaged(name, "its record names no item, another domain or no disk")
         for disk in body.disks:
             if not DISK_NAME.match(disk.name) or disk.chunk_size & (disk.chunk_size - 1):
-                raise damaged(name, f"its record has a disk that cannot be: '{disk.name}'")
+                raise damaged(name, f"its record has a disk that cannot be: {disk.name!r}")
+        if len({disk.name for disk in body.disks}) < len(body.disks):
+            raise damaged(name, "its record names a disk twice")
         return Point(
             ref=PointRef(OriginId(body.origin), body.number),
             id=PointId(body.id),
@@ -305,14 +309,21 @@ def item_to_body(item: Item) -> ItemBody:
 
 def item_from_body(name: str, body: ItemBody) -> Item:
     """An item from its record."""
-    if not ITEM_NAME.match(body.name) or any(not DISK_NAME.match(disk) for disk, _ in body.disks):
+    names = [disk for disk, _ in body.disks]
+    if not ITEM_NAME.match(body.name) or any(not DISK_NAME.match(disk) for disk in names):
         raise damaged(name, "its record has a name that cannot be")
+    if len(set(names)) < len(names) or body.chunk_size & (body.chunk_size - 1):
+        raise damaged(name, "its record names a disk twice, or a chunk size that is no power of two")
+    try:
+        created = from_text(body.created)
+    except InvalidInputError as error:
+        raise damaged(name, str(error)) from None
     return Item(
         id=ItemId(body.id),
         name=body.name,
         disks=tuple(DiskSpec(disk, path) for disk, path in body.disks),
         chunk_size=body.chunk_size,
-        created=from_text(body.created),
+        created=created,
         revision=body.revision,
         snapshot_days=body.snapshot_days,
         snapshot_dir=body.snapshot_dir,

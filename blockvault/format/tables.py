@@ -23,7 +23,7 @@ from blockvault.model import Codec
 TABLE_HEAD = struct.Struct("<IIIII")  # slots, base packs, chunk size, generation, reserved
 NO_BASE = 0xFFFF_FFFF
 DEPTH_MAX = 8
-SLOTS_MAX = 1 << 22
+SLOTS_MAX = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def decode_table(name: str, data: bytes, directory_offset: int) -> PackTable:
         raise damaged(name, "its table is too short")
     slots, base_count, chunk_size, generation, reserved = TABLE_HEAD.unpack_from(data)
     expected = TABLE_HEAD.size + base_count * 16 + slots * (32 + 4 + 1 + 1 + 4 + 4)
-    if reserved or slots > SLOTS_MAX or len(data) != expected:
+    if reserved or slots > SLOTS_MAX or base_count > slots or len(data) != expected:
         raise damaged(name, "its table has another length than it says")
     at = TABLE_HEAD.size
     base_packs = tuple(PackName(data[at + 16 * i : at + 16 * i + 16]) for i in range(base_count))

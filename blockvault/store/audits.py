@@ -3,7 +3,7 @@
     <host>/audits/<item>.json
 
 Losing it costs nothing but that audits begin anew; an item whose maps were turned off gets them back, and the audits
-decide again. Replaced whole (`store/host.py`).
+decide again. Replaced whole (`store/local.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import msgspec
 
 from blockvault.format import jsontext
 from blockvault.ids import ItemId
-from blockvault.store.host import replace_file
-from blockvault.store.local import make_folders
+from blockvault.store.local import make_folders, replace_file
 
 
 class AuditState(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ it up is one listing of each folder and reading what is new. A record that canno
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from blockvault.model import Item, Mark, MarkKind, Point, PointRef, PointState, 
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
 
+RECORD_BYTES_MAX = 2 << 20
 _HEX = "[0-9a-f]{32}"
 _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.CONFIG: ("config", "[0-9]{6}"),
@@ -64,6 +66,23 @@ def ref_of(name: str) -> PointRef:
 def _in_order(marks: dict[int, Mark | None]) -> list[Mark | None]:
     """Marks from the first to the last; None also for one that is missing among them."""
     return [marks.get(sequence) for sequence in range(1, max(marks, default=0) + 1)]
+
+
+def highest_number(store: LocalStore, folder: str, digits: int) -> int:
+    """The highest number that names an object of a folder; 0 if there is none. Other files say nothing."""
+    pattern = re.compile(f"[0-9]{{{digits}}}")
+    return max((int(entry) for entry in store.entries(folder) if pattern.fullmatch(entry)), default=0)
+
+
+def check_number(number: int, digits: int, folder: str) -> None:
+    """Refuse a number that its name has no room for: no listing would show the object."""
+    if number >= 10**digits:
+        raise UnsupportedError(
+            "vault.numbers-used-up",
+            f"the vault has no number left in {folder}",
+            why=f"numbers there have {digits} digits, and the highest that is named was taken",
+            do="see who made the object with the highest number; a new vault begins at 1",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +134,8 @@ class Catalog:
         for name, (body, _) in sorted(self._bodies("items", Kind.ITEM).items()):
             try:
                 item = records.item_from_body(name, records.decode(name, body, records.ItemBody))
+                if f"items/{item.id}/{item.revision:06d}" != name:
+                    raise CorruptionError("vault.object-damaged", name, why="its record names another item")
                 self._items[item.id] = item  # later revisions replace earlier ones
             except CorruptionError as error:
                 self.damage[name] = DamagedRecord(name, error.why or error.message)
@@ -133,7 +154,7 @@ class Catalog:
                         continue
                     except BlockVaultError:
                         pass  # LMDB's copy is bad; the object decides
-                data = fresh[name] = self._store.read(name)
+                data = fresh[name] = self._store.read(name, limit=RECORD_BYTES_MAX)
                 bodies[name] = unseal_record(self._keys, kind, name, data)
             except NotFoundError:
                 continue
@@ -174,8 +195,9 @@ class Catalog:
         newest: dict[str, int] = {}
         for top in ("points", "marks"):
             for origin in self._store.entries(top):
-                numbers = [int(entry) for entry in self._store.entries(f"{top}/{origin}") if entry.isdigit()]
-                newest[origin] = max([newest.get(origin, 0), *numbers])
+                if re.fullmatch(_HEX, origin):
+                    highest = highest_number(self._store, f"{top}/{origin}", 10)
+                    newest[origin] = max(newest.get(origin, 0), highest)
         return newest
 
     def items(self) -> list[Item]:
@@ -207,6 +229,7 @@ class Catalog:
             AlreadyExistsError: another writer made a record of this number (`point.exists`).
         """
         name = point_object(point.ref)
+        check_number(point.number, 10, os.path.dirname(name))
         body = records.encode(records.point_to_body(point))
         digest = self._create(Kind.POINT, name, body)
         reach("transfer.committed")
@@ -214,6 +237,7 @@ class Catalog:
 
     def put_item(self, item: Item) -> None:
         """Create the next revision of an item's record."""
+        check_number(item.revision, 6, f"items/{item.id}")
         name = f"items/{item.id}/{item.revision:06d}"
         self._create(Kind.ITEM, name, records.encode(records.item_to_body(item)))
         self._items[item.id] = item
@@ -235,6 +259,7 @@ class Catalog:
             if check is not None:
                 check(state_of(_in_order(known)))
             sequence = max(known, default=0) + 1
+            check_number(sequence, 6, folder)
             try:
                 self._create(Kind.MARK, f"{folder}/{sequence:06d}", records.encode(records.mark_to_body(mark)))
             except AlreadyExistsError:

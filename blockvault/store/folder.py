@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +22,7 @@ import blake3
 import msgspec
 
 from blockvault import keys as vault_keys
-from blockvault.clock import to_text
+from blockvault.clock import from_text, to_text
 from blockvault.errors import (
     AlreadyExistsError,
     BlockVaultError,
@@ -34,16 +35,26 @@ from blockvault.errors import (
     WrongKeyError,
 )
 from blockvault.format import records
-from blockvault.format.envelope import FORMAT_VERSION, Kind, seal_record, unseal_record
-from blockvault.ids import random_name
+from blockvault.format.envelope import FORMAT_VERSION, Kind, damaged, seal_record, unseal_record
+from blockvault.ids import VAULT_NAME, random_name
 from blockvault.model import Secret, VaultKeys
 from blockvault.store.catalog import record_names
 from blockvault.store.host import folder_identity
 from blockvault.store.index import Index
 from blockvault.store.key_slots import read_slots, slot_object
-from blockvault.store.local import LocalStore, device_error, make_folders, sync_folder
+from blockvault.store.local import (
+    LocalStore,
+    NotPlainError,
+    device_error,
+    foreign,
+    make_folders,
+    open_plain,
+    sync_folder,
+)
+from blockvault.units import check_chunk_size
 
 HEADER = "vault.json"
+KEY_SLOTS_MAX = 64
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -106,15 +117,16 @@ class VaultFolder:
         self.config, self.config_revision = config, self.config_revision + 1
         return config
 
-    def open_index(self, now: datetime) -> Index | None:
+    def open_index(self, now: datetime, note: str) -> Index | None:
         """The vault's LMDB store, or None where the folder cannot be written, or not by this version.
 
+        `note` is the host's file that says which store it made here itself; any other is not opened, but made anew.
         Nothing that is only read needs it; `refused` says what the system said.
         """
         if self.config.min_writer > FORMAT_VERSION or not os.access(self.path, os.W_OK):
             return None
         try:
-            return Index(os.path.join(self.path, "lmdb"), folder_identity(self.header_path), now=now)
+            return Index(os.path.join(self.path, "lmdb"), folder_identity(self.header_path), now=now, note=note)
         except OSError as error:
             self.refused = error if isinstance(error, DeviceError) else device_error(error, "opening the vault's index")
             return None
@@ -137,8 +149,10 @@ def read_header(path: str) -> Header:
     """
     file = os.path.join(path, HEADER)
     try:
-        with open(file, "rb") as stream:
+        with open(open_plain(file), "rb") as stream:
             data = stream.read(64 << 10)
+    except NotPlainError as error:
+        raise foreign(f"the header {file}", error.reason) from None
     except (FileNotFoundError, NotADirectoryError):
         if os.path.isdir(path):
             if any(os.path.isdir(os.path.join(path, part)) for part in ("points", "main")):
@@ -163,6 +177,7 @@ def read_header(path: str) -> Header:
     except OSError as error:
         raise device_error(error, f"reading {file}", kind="vault.unreadable") from error
     line, _, rest = data.partition(b"\n")
+    matches = False
     try:
         loose = msgspec.json.decode(line, type=dict[str, object])
         version = loose.get("format_version")
@@ -173,19 +188,18 @@ def read_header(path: str) -> Header:
                 why=f"this BlockVault reads versions up to {FORMAT_VERSION}",
                 do="use a newer BlockVault for this vault",
             )
-        if rest.strip() != blake3.blake3(line).hexdigest().encode():
+        matches = rest.strip() == blake3.blake3(line).hexdigest().encode()
+        if not matches:
             raise CorruptionError("vault.header-damaged", "")
         header = msgspec.json.decode(line, type=Header)
-        bytes.fromhex(header.vault_id)
-        if header.magic != "blockvault" or header.format_version != FORMAT_VERSION or len(header.vault_id) != 32:
-            raise CorruptionError("vault.header-damaged", "")
-    except (msgspec.MsgspecError, ValueError, CorruptionError) as error:
+        _check_header(header)
+    except (msgspec.MsgspecError, ValueError, RecursionError, BlockVaultError) as error:
         if isinstance(error, UnsupportedError):
             raise
         raise CorruptionError(
             "vault.header-damaged",
             f"the header {file} is damaged",
-            why="its checksum does not match its text",
+            why="it says what cannot be" if matches else "its checksum does not match its text",
             do=f"put {HEADER} back from a copy of the vault; nothing else of the vault was touched",
         ) from None
     return header
@@ -199,6 +213,21 @@ def check_soft_delete_days(days: int) -> None:
             f"deleted points cannot be kept for {days} days",
             why=f"0 to {records.SOFT_DELETE_DAYS_MAX} days are possible",
         )
+
+
+def _check_header(header: Header) -> None:
+    """Raise where a field says what no writer wrote, whoever made the checksum."""
+    encrypted = header.encryption == "aes-256-gcm"
+    if (
+        header.magic != "blockvault"
+        or header.format_version != FORMAT_VERSION
+        or not re.fullmatch("[0-9a-f]{32}", header.vault_id)
+        or (not encrypted and not re.fullmatch("[0-9a-f]{64}", header.master_key or ""))
+        or header.encryption not in ("none", "aes-256-gcm")
+    ):
+        raise CorruptionError("vault.header-damaged", "")
+    check_chunk_size(header.chunk_size)
+    from_text(header.created)
 
 
 def create_vault(
@@ -306,6 +335,8 @@ def open_folder(path: str, secret: Secret | None) -> VaultFolder:
     name = revisions[-1]
     body, _ = unseal_record(keys, Kind.CONFIG, name, store.read(name, limit=1 << 20))
     config: records.ConfigBody = records.decode(name, body, records.ConfigBody)
+    if not VAULT_NAME.match(config.name):
+        raise damaged(name, "its record gives the vault a name that cannot be")
     if config.min_reader > FORMAT_VERSION:
         raise UnsupportedError(
             "vault.newer-format",

@@ -24,11 +24,11 @@ from datetime import datetime
 import msgspec
 
 from blockvault.errors import CorruptionError, DeviceError
-from blockvault.failpoints import reach
 from blockvault.format import jsontext
 from blockvault.ids import OriginId, random_name
 from blockvault.monitor import Warned
-from blockvault.store.local import SPACE_ERRORS, device_error, make_folders, sync_folder, write_all
+from blockvault.store.catalog import check_number
+from blockvault.store.local import SPACE_ERRORS, make_folders, replace_file
 from blockvault.store.locks import FileLock
 from blockvault.store.seen import Seen, Watch, read_seen, told, united
 
@@ -45,28 +45,6 @@ class HostRecord(msgspec.Struct, frozen=True):
     vault_path: str
     next_number: int = 1
     newest_number: int = 0  # the newest point of this origin that was seen in the vault
-
-
-def replace_file(path: str, data: bytes) -> None:
-    """Replace a file whole and durably."""
-    temporary = f"{path}.{os.urandom(6).hex()}.tmp"
-    try:
-        fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        reach("host.replace")
-        os.rename(temporary, path)
-        reach("host.replaced")
-        sync_folder(os.path.dirname(path))
-    except OSError as error:
-        try:
-            os.unlink(temporary)
-        except OSError:
-            pass
-        raise device_error(error, f"writing the host's state {path}") from error
 
 
 def folder_identity(header_path: str) -> str:
@@ -109,6 +87,11 @@ class HostState:
         self._present: Seen | None = None  # what is in the vault, where something of what was seen has vanished
 
     @property
+    def index_note(self) -> str:
+        """The file that tells which LMDB store this host made for the vault (`store.index`)."""
+        return os.path.join(self.folder, "index-identity")
+
+    @property
     def digests_folder(self) -> str:
         """Where digest states lie."""
         return os.path.join(self.folder, "digests")
@@ -129,7 +112,7 @@ class HostState:
                 return record
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CorruptionError(
                 "host.state-damaged",
                 f"the host's state {path} is damaged",
@@ -263,6 +246,7 @@ class HostState:
                     do="run the command again",
                 )
             number = max(record.next_number, above + 1, self._snapshots_seen() + 1)
+            check_number(number, 10, f"points/{record.origin}")
             self._write(msgspec.structs.replace(record, next_number=number + 1))
             return number
 

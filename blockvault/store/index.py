@@ -10,6 +10,10 @@ Databases (LMDB 0.9 data format, full sync):
     segments    "<origin>/<seq>" -> b"" (index segments that are in `blocks`)
     records     object name -> the object's bytes (points, marks, items), sealed as they lie in the vault
 
+A store is opened only if this host made it, in this folder: LMDB trusts its pages, and those of a stranger's file may
+end the process (measured in `docs/hostile.md`). So the host notes in its own state which file it made, and whatever
+else lies there is removed unopened and made anew.
+
 Invariants: one environment a process, and one transaction at a time in it, because growing the map ends all others;
 writes are sorted, so that each touches as few pages as it can; the map grows when it is full; a committed transaction
 is durable before the call returns.
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +38,7 @@ from blockvault.errors import DeviceError
 from blockvault.failpoints import reach
 from blockvault.format.index import prefixes_of
 from blockvault.ids import PackName
-from blockvault.store.local import device_error
+from blockvault.store.local import check_plain, device_error, open_plain, replace_file
 from blockvault.store.locks import FileLock
 
 MAP_BYTES_START = 64 << 20
@@ -65,10 +70,11 @@ class Index:
     whoever reads records from it reads them from the objects.
     """
 
-    def __init__(self, folder: str, identity: str, *, now: datetime) -> None:
+    def __init__(self, folder: str, identity: str, *, now: datetime, note: str) -> None:
         self._folder = folder
         self._identity = identity
         self._now = now
+        self._note = note
         self._lock = threading.RLock()
         self.rebuilt = False
         with self._opening():
@@ -84,8 +90,30 @@ class Index:
             wait_seconds=60,
         )
 
+    def _made_here(self) -> str | None:
+        """What tells the store that lies here from any other; None where there is none, or no plain files."""
+        try:
+            if not stat.S_ISDIR(os.lstat(self._folder).st_mode):
+                return None
+            check_plain(os.path.join(self._folder, "lock.mdb"))
+            status = os.lstat(os.path.join(self._folder, "data.mdb"))
+        except OSError:
+            return None
+        return f"{self._identity} {status.st_ino}" if stat.S_ISREG(status.st_mode) else None
+
+    def _is_ours(self) -> bool:
+        here = self._made_here()
+        try:
+            with open(open_plain(self._note), "rb") as file:
+                return here is not None and file.read(4096) == here.encode()
+        except OSError:
+            return False
+
     def _open_checked(self) -> None:
         try:
+            if not self._is_ours():
+                self._begin_anew()
+                return
             self._open()
             if self._get_identity() != self._identity.encode():
                 self._begin_anew()
@@ -131,10 +159,25 @@ class Index:
         self.rebuilt = True
         if hasattr(self, "_environment"):
             self._environment.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove_folder()
         self._open()
         with self._environment.begin(write=True) as txn:
             txn.put(b"identity", self._identity.encode(), db=self._meta)
+        os.makedirs(os.path.dirname(self._note), mode=0o700, exist_ok=True)
+        replace_file(self._note, (self._made_here() or "").encode())
+
+    def _remove_folder(self) -> None:
+        """Remove what lies at its place, whatever it is, and follow no link."""
+        if os.path.lexists(self._folder):
+            try:
+                if stat.S_ISDIR(os.lstat(self._folder).st_mode):
+                    shutil.rmtree(self._folder)
+                else:
+                    os.unlink(self._folder)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                raise device_error(error, f"removing the vault's index {self._folder}") from error
 
     def _replace_damaged(self) -> None:
         """Begin anew in mid-work, unless another process has done so already."""

@@ -15,8 +15,7 @@ import msgspec
 from blockvault.errors import CorruptionError
 from blockvault.format import jsontext
 from blockvault.ids import ItemId
-from blockvault.store.host import replace_file
-from blockvault.store.local import device_error, make_folders, sync_folder
+from blockvault.store.local import device_error, make_folders, replace_file, sync_folder
 
 
 class InPlaceJournal(msgspec.Struct, frozen=True):

@@ -18,7 +18,6 @@ from blockvault.errors import BlockVaultError, CorruptionError, InternalError, N
 from blockvault.failpoints import reach
 from blockvault.format.envelope import (
     DIRECTORY_NUMBER,
-    DIRECTORY_PLAIN_MAX,
     FOOTER_BYTES,
     HEAD_BYTES,
     TAG_BYTES,
@@ -35,7 +34,9 @@ from blockvault.format.envelope import (
 from blockvault.format.layers import (
     ENTRY,
     ENTRY_SEGMENT,
+    ROOT_PLAIN_MAX,
     SEGMENT_PLAIN_MAX,
+    SEGMENT_SLOTS_MAX,
     Segment,
     decode_root,
     decode_segment,
@@ -48,6 +49,7 @@ from blockvault.store.local import LocalStore, device_error
 
 LAYERS_FOLDER = "main/layers"
 SEGMENT_CACHE = 2
+SEGMENT_CACHE_BYTES = 4 << 20  # a larger one is read again: a manifest has 16 layers, each with its cache
 
 
 def layer_object(name: LayerName) -> str:
@@ -72,7 +74,7 @@ class LayerWriter:
     def add_segment(self, cell: int, segment: Segment) -> None:
         """Say something of one cell."""
         plain = encode_segment(segment)
-        if len(plain) > SEGMENT_PLAIN_MAX:
+        if len(plain) > SEGMENT_PLAIN_MAX or segment.slot_count > SEGMENT_SLOTS_MAX:
             raise InternalError("vault.segment-too-large", f"the segment of cell {cell} has {len(plain)} bytes")
         stored = self._sealer.seal(cell, pack_frame(plain))
         self._entries.append(
@@ -132,7 +134,7 @@ class LayerReader:
             stored = os.pread(self._fd, length, offset)
             if stored[-TAG_BYTES:] != ref.tag:
                 raise damaged(self.name, "its root is not the one that the point's record names")
-            plain = unpack_frame(self.name, self._sealer.unseal(DIRECTORY_NUMBER, stored), DIRECTORY_PLAIN_MAX)
+            plain = unpack_frame(self.name, self._sealer.unseal(DIRECTORY_NUMBER, stored), ROOT_PLAIN_MAX)
             own_chunk_size, self.chunk_count, self.entries = decode_root(self.name, plain, offset)
             if own_chunk_size != chunk_size:
                 raise damaged(self.name, "it has another chunk size than the disk")

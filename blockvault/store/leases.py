@@ -134,6 +134,7 @@ class Lease:
 
     def __enter__(self) -> Self:
         try:
+            self._store.path(self._name)  # refuses a folder that is a link: dead leases are removed from it
             make_folders(self._store.root, "leases")
             self._remove_dead()
             self._fd = self._make_locked()

@@ -7,6 +7,8 @@ Invariants:
   file in `tmp/` where the file system has none), synced, linked to its name, and the folder is synced.
 - Nothing is overwritten: linking to a name that exists fails.
 - Names are relative, of letters, digits, `.`, `_`, `-` and `/`, without `..`: no name leads out of the vault.
+- Nothing is followed out of it either: a folder or an object that is a symbolic link, and an object that is no plain
+  file (a FIFO would hang its reader, a device do worse), is refused before it is opened.
 """
 
 from __future__ import annotations
@@ -17,11 +19,19 @@ import re
 import stat
 from typing import Protocol
 
-from blockvault.errors import AlreadyExistsError, CorruptionError, DeviceError, InternalError, NotFoundError
+from blockvault.errors import (
+    AlreadyExistsError,
+    BlockVaultError,
+    CorruptionError,
+    DeviceError,
+    InternalError,
+    NotFoundError,
+)
 from blockvault.failpoints import reach
 
 _NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*\Z")
 SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+READ_BYTES_MAX = 20 << 20  # the largest object that is read whole is an index segment, of 16 MiB plain
 
 
 class ObjectStore(Protocol):
@@ -36,7 +46,7 @@ class ObjectStore(Protocol):
     def open(self, name: str) -> int:
         """A file descriptor for reading at offsets."""
 
-    def read(self, name: str, *, limit: int = 64 << 20) -> bytes:
+    def read(self, name: str, *, limit: int = READ_BYTES_MAX) -> bytes:
         """The whole object."""
 
     def size(self, name: str) -> int:
@@ -79,6 +89,44 @@ def device_error(error: OSError, what: str, *, kind: str = "store.failed") -> De
     )
 
 
+class NotPlainError(OSError):
+    """What lies at a path is no plain file, for the reason given: it was not opened."""
+
+    def __init__(self, reason: str, path: str) -> None:
+        super().__init__(errno.ELOOP, reason, path)
+        self.reason = reason
+
+
+def check_plain(path: str) -> None:
+    """Raise `NotPlainError` where something other than a plain file lies at `path`; nothing there is fine."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise NotPlainError("it is a link, a folder, a pipe or a device, not a plain file", path)
+
+
+def open_plain(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a plain file; raises `NotPlainError` for anything else, without having opened it."""
+    check_plain(path)
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotPlainError("it is not a plain file", path)
+    return fd
+
+
+def foreign(what: str, why: str) -> CorruptionError:
+    """The error for a link, pipe or device where the vault has a folder or an object."""
+    return CorruptionError(
+        "vault.not-a-plain-file",
+        f"{what} of the vault is not what it must be",
+        why=f"{why}; a vault's objects lie in plain files and folders of its own",
+        do="put the true file or folder there; where it shall lie on another disk, mount that there",
+    )
+
+
 def sync_folder(path: str) -> None:
     """Make the entries of a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -111,6 +159,28 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+def replace_file(path: str, data: bytes) -> None:
+    """Replace a file whole and durably."""
+    temporary = f"{path}.{os.urandom(6).hex()}.tmp"
+    try:
+        fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        reach("host.replace")
+        os.rename(temporary, path)
+        reach("host.replaced")
+        sync_folder(os.path.dirname(path))
+    except OSError as error:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass
+        raise device_error(error, f"writing the host's state {path}") from error
+
+
 class NewObject:
     """An object being written: bytes are appended, then `commit` gives it its name, or `abort` leaves nothing."""
 
@@ -126,9 +196,12 @@ class NewObject:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
                     raise
-                self._temporary = os.path.join(make_folders(store.root, "tmp"), os.urandom(12).hex())
+                self._temporary = os.path.join(os.path.dirname(store.path("tmp/x")), os.urandom(12).hex())
+                make_folders(store.root, "tmp")
                 self.fd = os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            if isinstance(error, DeviceError):
+                raise
             raise device_error(error, f"creating {name} in the vault") from error
 
     def write(self, data: bytes | memoryview) -> None:
@@ -187,9 +260,11 @@ class LocalStore:
     def __init__(self, root: str) -> None:
         self.root = root
         self._durable: set[str] = set()
+        self._own: set[str] = set()  # folders that are known to be no links
 
     def folder(self, relative: str) -> str:
         """The path of a folder, made if missing, and durable: a folder that another process made may not be synced."""
+        self._check_folder(relative)
         path = make_folders(self.root, relative)
         if relative not in self._durable:
             above = os.path.dirname(relative)
@@ -204,7 +279,23 @@ class LocalStore:
         """Where an object lies. Raises `InternalError` for what is not an object's name."""
         if not _NAME.match(name):
             raise InternalError("store.bad-name", f"'{name}' is not an object's name")
+        self._check_folder(os.path.dirname(name))
         return os.path.join(self.root, name)
+
+    def _check_folder(self, relative: str) -> None:
+        """No part of a folder's path is a link: a vault from a stranger must not lead out of itself."""
+        if not relative or relative in self._own:
+            return
+        self._check_folder(os.path.dirname(relative))
+        try:
+            status = os.lstat(os.path.join(self.root, relative))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise device_error(error, f"looking for {relative} of the vault") from error
+        if stat.S_ISLNK(status.st_mode):
+            raise foreign(f"the folder {relative}", "it is a symbolic link")
+        self._own.add(relative)
 
     def put_new(self, name: str, data: bytes) -> None:
         """Create `name` durably. Raises `AlreadyExistsError` (`store.exists`)."""
@@ -223,13 +314,17 @@ class LocalStore:
     def open(self, name: str) -> int:
         """A file descriptor. Raises `NotFoundError` (`store.no-object`) or `DeviceError`."""
         try:
-            return os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+            return open_plain(self.path(name))
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError("store.no-object", f"the vault has no object {name}") from None
+        except NotPlainError as error:
+            raise foreign(f"the object {name}", error.reason) from None
         except OSError as error:
+            if isinstance(error, BlockVaultError):
+                raise
             raise device_error(error, f"opening {name} of the vault") from error
 
-    def read(self, name: str, *, limit: int = 64 << 20) -> bytes:
+    def read(self, name: str, *, limit: int = READ_BYTES_MAX) -> bytes:
         """The whole object. Raises `NotFoundError`, `DeviceError`, or `CorruptionError` beyond `limit`."""
         fd = self.open(name)
         try:
@@ -259,8 +354,8 @@ class LocalStore:
     def size(self, name: str) -> int:
         """Length in bytes. Raises `NotFoundError`."""
         try:
-            return os.stat(self.path(name)).st_size
-        except FileNotFoundError:
+            return os.lstat(self.path(name)).st_size
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError("store.no-object", f"the vault has no object {name}") from None
 
     def modified(self, name: str) -> float:
@@ -275,7 +370,7 @@ class LocalStore:
     def exists(self, name: str) -> bool:
         """Whether it is there. Raises `DeviceError` where that cannot be known."""
         try:
-            os.stat(self.path(name))
+            os.lstat(self.path(name))
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
@@ -287,8 +382,10 @@ class LocalStore:
 
         What cannot be an object's name was put there by other programs (`.DS_Store`, `lost+found`) and is passed over.
         """
+        path = self.path(prefix)
+        self._check_folder(prefix)
         try:
-            return [entry for entry in os.listdir(self.path(prefix)) if _NAME.match(entry)]
+            return [entry for entry in os.listdir(path) if _NAME.match(entry)]
         except (FileNotFoundError, NotADirectoryError):
             return []  # a file that someone put among the folders is none of ours
         except OSError as error:
@@ -324,6 +421,7 @@ class LocalStore:
 
     def now(self) -> float:
         """The file system's time: that of a file just made in the vault (R8, R16: never this host's clock)."""
+        self._check_folder("tmp")
         folder = make_folders(self.root, "tmp")
         path = os.path.join(folder, os.urandom(8).hex())
         try:

@@ -17,7 +17,7 @@ from typing import Self
 
 from blockvault.clock import to_text
 from blockvault.errors import ConflictError
-from blockvault.store.local import device_error
+from blockvault.store.local import NotPlainError, check_plain, device_error, foreign
 
 _FLOCK = struct.Struct("hhqqi4x")
 
@@ -52,10 +52,15 @@ class FileLock:
     def __enter__(self) -> Self:
         try:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            check_plain(self.path)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except NotPlainError as error:
+            raise foreign(f"the lock file {self.path}", error.reason) from None
         except OSError as error:
             raise device_error(error, f"making the lock {self.path}") from error
         try:
+            if os.fstat(fd).st_nlink > 1:  # it is emptied below, and with it whatever else it is a name of
+                raise foreign(f"the lock file {self.path}", "it is another file under a second name")
             deadline = time.monotonic() + self.wait_seconds
             while not try_lock(fd):
                 if time.monotonic() >= deadline:

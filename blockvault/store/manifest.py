@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.errors import CorruptionError
-from blockvault.format.layers import ENTRY_HOLE, ENTRY_SEGMENT, Segment, run_digest
+from blockvault.format.envelope import damaged
+from blockvault.format.layers import ENTRY_HOLE, ENTRY_SEGMENT, SEGMENT_SLOTS_MAX, Segment, run_digest
 from blockvault.ids import PackName
 from blockvault.model import FillKind, PointDisk, VaultKeys
 from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, cell_count
@@ -101,12 +102,18 @@ class Manifest:
 
     def _check_covered(self) -> None:
         """Every cell is stated by some layer; one that none states is damage, never a hole."""
-        covered = np.zeros(cell_count(self.chunk_count), dtype=np.bool_)
-        for layer in self.layers:
-            for cell, span in zip(layer.entries["cell"].tolist(), layer.entries["span"].tolist(), strict=True):
-                covered[cell : cell + span] = True
-        if not covered.all():
-            raise self._gap(int(np.flatnonzero(~covered)[0]))
+        none = np.zeros(0, np.int64)
+        starts = np.concatenate([none, *(layer.entries["cell"].astype(np.int64) for layer in self.layers)])
+        spans = np.concatenate([none, *(layer.entries["span"].astype(np.int64) for layer in self.layers)])
+        order = np.argsort(starts, kind="stable")
+        starts, ends = starts[order], np.maximum.accumulate(starts[order] + spans[order])
+        # All cells before an entry's start are covered by those that begin earlier, or there is a gap. By the ends
+        # and not cell by cell: a record may claim a disk of 2^32 cells.
+        before = np.concatenate([[0], ends[:-1]]) if len(ends) else none
+        gaps = np.flatnonzero(starts > before)
+        reached = int(before[gaps[0]]) if len(gaps) else int(ends[-1]) if len(ends) else 0
+        if reached < cell_count(self.chunk_count):
+            raise self._gap(reached)
 
     def _gap(self, cell: int) -> CorruptionError:
         name = self.layers[0].name if self.layers else "(none)"
@@ -138,6 +145,7 @@ class Manifest:
         slot = np.zeros(CELL_CHUNKS, dtype=np.uint32)
         packs: dict[PackName, int] = {}
         used: list[_UsedRuns] = []
+        slot_total = 0
         for layer in self.layers:
             entry = layer.entry(cell)
             if entry is None:
@@ -147,6 +155,9 @@ class Manifest:
                 kind[free] = FillKind.HOLE if entry["kind"] == ENTRY_HOLE else FillKind.ZERO
                 break
             segment = layer.segment(entry)
+            slot_total += segment.slot_count
+            if slot_total > 2 * SEGMENT_SLOTS_MAX:
+                raise damaged(layer.name, f"the layers under it say more of cell {cell} than those of a whole vault")
             run, slots, chunk, live = segment.slots()
             take = live & free[chunk] & (chunk < count)
             if take.any():

@@ -33,6 +33,7 @@ from blockvault.format.envelope import (
     DIRECTORY_PLAIN_MAX,
     FOOTER_BYTES,
     HEAD_BYTES,
+    NAMES_RATIO_MAX,
     TAG_BYTES,
     Kind,
     Sealer,
@@ -223,7 +224,8 @@ def read_table(store: LocalStore, keys: VaultKeys, name: str) -> PackReader:
         tail = os.pread(fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
         offset, length = directory_range(name, size, tail)
         sealer = open_sealer(keys, Kind.PACK, name, os.pread(fd, HEAD_BYTES, 0))
-        plain = unpack_frame(name, sealer.unseal(DIRECTORY_NUMBER, os.pread(fd, length, offset)), DIRECTORY_PLAIN_MAX)
+        frame = sealer.unseal(DIRECTORY_NUMBER, os.pread(fd, length, offset))
+        plain = unpack_frame(name, frame, DIRECTORY_PLAIN_MAX, ratio=NAMES_RATIO_MAX)
         table = decode_table(name, plain, offset)
         shortest = TAG_BYTES if sealer.encrypted else 1
         if bool(((table.lengths < shortest) & (table.codecs != Codec.EMPTY)).any()):

@@ -236,7 +236,7 @@ def test_the_databases_hold_what_the_table_says(tmp_path: Path) -> None:
     identity = folder_identity(str(header))
     assert identity == f"{header.stat().st_ino}:{header.stat().st_mtime_ns}"
     pack, ids = PackName(bytes(range(16))), np.arange(64, dtype=np.uint8).reshape(2, 32)
-    index = Index(str(tmp_path / "lmdb"), identity, now=utc_now())
+    index = Index(str(tmp_path / "lmdb"), identity, now=utc_now(), note=str(tmp_path / "note"))
     prefixes = np.array([int.from_bytes(row[:8].tobytes(), "big") for row in ids], np.uint64)
     index.add_blocks([pack], prefixes, np.zeros(2, np.uint32), np.array([5, 1 << 31], np.uint32), f"{HEX16}/0000000001")
     index.change_records([(f"points/{HEX16}/0000000001", b"sealed bytes")], ())

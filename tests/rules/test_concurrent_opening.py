@@ -48,7 +48,7 @@ from blockvault.clock import utc_now
 from blockvault.ids import PackName
 from blockvault.store.index import Index
 
-index = Index(sys.argv[1], "identity", now=utc_now())
+index = Index(sys.argv[1], "identity", now=utc_now(), note=sys.argv[1] + ".note")
 for line in sys.stdin:
     first = int(line)
     prefixes = np.arange(first, first + 4000, dtype=np.uint64)
@@ -204,7 +204,7 @@ def identities(prefixes: np.ndarray) -> np.ndarray:
 
 def test_the_map_grows_while_other_threads_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_module, "MAP_BYTES_START", 128 << 10)
-    index = Index(str(tmp_path / "lmdb"), "identity", now=utc_now())
+    index = Index(str(tmp_path / "lmdb"), "identity", now=utc_now(), note=str(tmp_path / "lmdb.note"))
     start = index._environment.info()["map_size"]
     pack, count = PackName(bytes(16)), 2000
     done = threading.Event()
@@ -244,7 +244,7 @@ def test_the_map_that_another_process_made_grow_is_read_and_written(
     tmp_path: Path, other: Callable[..., Other], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index_module, "MAP_BYTES_START", 128 << 10)
-    index = Index(str(tmp_path / "lmdb"), "identity", now=utc_now())
+    index = Index(str(tmp_path / "lmdb"), "identity", now=utc_now(), note=str(tmp_path / "lmdb.note"))
     process = other(GROWING, tmp_path / "lmdb")
     for step in range(6):
         process.send(step * 8000)

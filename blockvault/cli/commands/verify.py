@@ -72,16 +72,17 @@ def _show(call: Call, report: VerifyReport) -> None:
 
 
 def _show_damage(call: Call, damage: BlockDamage) -> None:
+    from blockvault.cli.render import shown
     from blockvault.units import format_size
 
     output = call.output
     where = damage.object if damage.slot is None else f"{damage.object} slot {damage.slot}"
-    output.line(f"{output.paint('damaged:', 'red', output.results)} {where}: {damage.reason}")
-    shown = damage.touches if output.verbose else damage.touches[:TOUCHES_SHOWN]
-    for touch in shown:
+    output.line(f"{output.paint('damaged:', 'red', output.results)} {shown(where)}: {shown(damage.reason)}")
+    listed = damage.touches if output.verbose else damage.touches[:TOUCHES_SHOWN]
+    for touch in listed:
         piece = f"{format_size(touch.byte_count)} at offset {touch.offset}"
-        output.line(f"  point {touch.label} of item '{touch.item}', disk {touch.disk}: {piece}")
-    if len(shown) < len(damage.touches):
-        output.line(f"  and {len(damage.touches) - len(shown)} more; -v or --json lists all")
+        output.line(f"  point {shown(touch.label)} of item '{touch.item}', disk {touch.disk}: {piece}")
+    if len(listed) < len(damage.touches):
+        output.line(f"  and {len(damage.touches) - len(listed)} more; -v or --json lists all")
     if not damage.touches:
         output.line("  no point needs it")

@@ -61,7 +61,8 @@ pub fn encrypt(
     }
     let cipher = Cipher::new(key, associated)?;
     let mut sealed = BlockBatch::with_capacity(count, (last - offsets[0]) as usize + count * TAG_BYTES);
-    for (slot, bounds) in (first_slot..).zip(offsets.windows(2)) {
+    // The blocks come first in the zip: at their end no slot is asked for, and the last of 64 bits may be in use.
+    for (bounds, slot) in offsets.windows(2).zip(first_slot..) {
         let start = sealed.payload.len();
         sealed.payload.extend_from_slice(&payload[bounds[0] as usize..bounds[1] as usize]);
         let tag = cipher.seal(slot, &mut sealed.payload[start..])?;

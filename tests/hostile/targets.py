@@ -1,0 +1,394 @@
+"""What is fuzzed: every reader of the bytes of a vault, each with true tags around hostile content."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import blake3
+import numpy as np
+from helpers.site import CHUNK, KEY_FILE
+
+from blockvault import keys as vault_keys
+from blockvault.cli.commands.point_show import _facts
+from blockvault.cli.render import Output, to_json
+from blockvault.cli.views import point_fields
+from blockvault.clock import utc_now
+from blockvault.engine.blocks import fetch
+from blockvault.errors import BlockVaultError, InternalError
+from blockvault.format import records
+from blockvault.format.envelope import (
+    DIRECTORY_NUMBER,
+    HEAD_BYTES,
+    Kind,
+    footer,
+    new_sealer,
+    open_sealer,
+    unseal_record,
+)
+from blockvault.format.index import decode_index
+from blockvault.format.layers import decode_root, decode_segment, encode_segment, merge_segments, recut_segment
+from blockvault.format.tables import decode_table
+from blockvault.model import PointDisk, PointInfo, Secret, Tier
+from blockvault.store.folder import open_folder
+from blockvault.store.index import Index
+from blockvault.store.manifest import Manifest
+from blockvault.store.packs import PackShelf
+from blockvault.vault import Vault
+from hostile.fuzz import Target
+from hostile.world import World, ref_of
+
+Make = Callable[[Path], Target]
+
+
+def _header(root: Path) -> Target:
+    world = World(root)
+    folder = world.copy(root / "work")
+    true = (world.vault / "vault.json").read_bytes()
+
+    def run(data: bytes) -> None:
+        line = data[1:].partition(b"\n")[0]
+        text = data[1:] if data[:1] == b"\1" else line + b"\n" + blake3.blake3(line).hexdigest().encode() + b"\n"
+        (folder / "vault.json").write_bytes(text)
+        open_folder(str(folder), None)
+
+    (folder / "vault.json").chmod(0o600)
+    return Target("header", run, [b"\0" + true.partition(b"\n")[0], b"\1" + true])
+
+
+def _slots(root: Path) -> Target:
+    world = World(root, secret=KEY_FILE)
+    true = (world.vault / "keys" / "0").read_bytes()
+    vault_id = world.keys.vault_id
+    usual = vault_keys.ARGON_MEMORY_KIB
+    vault_keys.ARGON_MEMORY_KIB = 64
+    cheap = vault_keys.wrap(bytes(32), vault_id, 1, Secret(passphrase=b"x"))
+    vault_keys.ARGON_MEMORY_KIB = usual
+
+    def run(data: bytes) -> None:
+        vault_keys.unwrap([data, true], vault_id, KEY_FILE, "x")
+        if b"passphrase" not in data:
+            return
+        with contextlib.suppress(ValueError, RecursionError):
+            costs = json.loads(data)
+            if isinstance(costs, dict) and costs.get("memory_kib") not in (64, 8, None):
+                return  # what is within bounds may take its time: docs/format.md, section 17
+        vault_keys.unwrap([data], vault_id, Secret(passphrase=b"x"), "x")
+
+    return Target("slots", run, [true, cheap])
+
+
+_RECORDS: list[tuple[Kind, str, type]] = [
+    (Kind.POINT, "points", records.PointBody),
+    (Kind.MARK, "marks", records.MarkBody),
+    (Kind.ITEM, "items", records.ItemBody),
+    (Kind.CONFIG, "config", records.ConfigBody),
+    (Kind.ORIGIN, "origins", records.OriginBody),
+    (Kind.LEASE, "leases", records.LeaseBody),
+]
+
+
+def show(info: PointInfo) -> str:
+    """All that `point show` would print of a point, and as JSON; a terminal must obey nothing of it."""
+    output = Output(color="never")
+    output.results = io.StringIO()
+    output.facts(f"point {info.label} of item '{info.item}'", _facts(info))
+    output.table(["a", ">b"], [[info.comment, info.label]])
+    text: str = output.results.getvalue()
+    assert not any((c < " " and c not in "\n\t") or "\x7f" <= c <= "\x9f" for c in text), ascii(text)
+    json.dumps(to_json(point_fields(info)))
+    return text
+
+
+def _info(point: object) -> PointInfo:
+    from blockvault.model import Point
+
+    assert isinstance(point, Point)
+    return PointInfo(
+        point.number, str(point.number), point.id, point.item_name, point.taken, Tier.VAULT, point.consistency,
+        point.size, point.statistics, point.churn_source, point.retain_until, None, point.tags, point.comment, point,
+    )  # fmt: skip
+
+
+def _records(root: Path) -> Target:
+    world = World(root)
+    lease = records.LeaseBody("1" * 32, "2" * 32, "transfer", "web", 7, "boot", "2026-01-01T00:00:00Z")
+    seeds = [bytes([5]) + records.encode(lease)]
+    for number, (_, part, _) in enumerate(_RECORDS[:5]):
+        seeds += [bytes([number]) + world.take_apart(name).plain for name in world.named(part)]
+
+    def run(data: bytes) -> None:
+        kind, part, model = _RECORDS[data[0] % len(_RECORDS) if data else 0]
+        name = f"{part}/x"
+        body, tag = unseal_record(world.keys, kind, name, world.seal(name, data[1:]))
+        decoded = records.decode(name, body, model)
+        if isinstance(decoded, records.PointBody):
+            show(_info(records.point_from_body(name, decoded, tag)))
+        if isinstance(decoded, records.ItemBody):
+            records.item_from_body(name, decoded)
+
+    return Target("records", run, seeds)
+
+
+def _envelope(root: Path) -> Target:
+    world = World(root)
+    name = world.named("marks")[0]
+    true = (world.vault / name).read_bytes()
+    frame = open_sealer(world.keys, Kind.MARK, name, true[:64]).unseal(DIRECTORY_NUMBER, true[64:-24])
+
+    def run(data: bytes) -> None:
+        if data[:1] == b"\0":
+            unseal_record(world.keys, Kind.MARK, name, data[1:])
+            return
+        head = data[1 : 1 + HEAD_BYTES]
+        sealer = open_sealer(world.keys, Kind.MARK, name, head)
+        stored = sealer.seal(DIRECTORY_NUMBER, data[1 + HEAD_BYTES :])
+        unseal_record(world.keys, Kind.MARK, name, head + stored + footer(HEAD_BYTES, len(stored)))
+
+    return Target("envelope", run, [b"\0" + true, b"\1" + true[:64] + frame])
+
+
+def _tables(root: Path) -> Target:
+    world = World(root)
+    work = world.copy(root / "work")
+    name = f"main/packs/{'ab' * 16}"[:-32] + "ab/" + "ab" * 16 + ".0-00000000"
+    store = open_folder(str(work), None).store
+
+    def run(data: bytes) -> None:
+        offset = HEAD_BYTES
+        if len(data) >= 20:
+            slots, bases = struct.unpack_from("<II", data)
+            column = data[20 + 16 * bases + 32 * slots :][: 4 * slots]
+            offset += int(np.frombuffer(column[: len(column) // 4 * 4], "<u4").sum(dtype=np.int64))
+        if offset > 1 << 40:
+            decode_table(name, data, offset)
+            return
+        sealer = new_sealer(world.keys, Kind.PACK, name)
+        stored = world.seal(name, data, sealer.head)[HEAD_BYTES:-24]
+        path = work / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(sealer.head)
+            file.seek(offset)
+            file.write(stored + footer(offset, len(stored)))
+        shelf = PackShelf(store, world.keys)
+        pack = bytes.fromhex("ab" * 16)
+        table = shelf.reader(pack).table  # type: ignore[arg-type]
+        slots = np.arange(min(64, table.slot_count + 1), dtype=np.int64)
+        for size in {CHUNK, table.chunk_size}:
+            if size in (CHUNK, 1 << 16):
+                fetch(shelf, world.keys, [pack], np.zeros(len(slots), np.int64), slots, size)  # type: ignore[list-item]
+        shelf.close()
+
+    return Target("tables", run, [world.take_apart(pack).plain for pack in world.named("packs")])
+
+
+def _walk(world: World, shelf: PackShelf, disk: PointDisk, store: object) -> None:
+    manifest = Manifest(store, world.keys, disk)  # type: ignore[arg-type]
+    try:
+        for cell in manifest.cells_with_segments()[:4]:
+            found = manifest.cell(cell)
+            found.check_runs(shelf, world.keys.run_key)
+            rows = np.flatnonzero(found.kind == 3)[:32]
+            fetch(shelf, world.keys, found.packs, found.pack[rows], found.slot[rows], disk.chunk_size)
+    finally:
+        manifest.close()
+
+
+def _roots(root: Path) -> Target:
+    world = World(root)
+    work = world.copy(root / "work")
+    store = open_folder(str(work), None).store
+    whole = world.take_apart(world.named("layers")[0])
+    shelf = PackShelf(store, world.keys)
+
+    def run(data: bytes) -> None:
+        sealed = world.seal(whole.name, data, whole.body)
+        world.put(work, whole.name, sealed)
+        chunk_size, chunks, _ = decode_root(whole.name, data, len(whole.body))
+        for size in (48 * CHUNK + 100, min(chunks * chunk_size, 1 << 62)):
+            with contextlib.suppress(BlockVaultError):
+                _walk(world, shelf, PointDisk("disk", "x", size, CHUNK, (ref_of(whole.name, sealed),)), store)
+
+    return Target("roots", run, [whole.plain])
+
+
+def _segments(root: Path) -> Target:
+    world = World(root)
+    work = world.copy(root / "work")
+    store = open_folder(str(work), None).store
+    shelf = PackShelf(store, world.keys)
+    name = "main/layers/" + "cd" * 16
+    true = [world.segment_plain(layer)[0] for layer in world.named("layers")]
+    other = decode_segment(name, true[0])
+
+    def run(data: bytes) -> None:
+        sealed = world.layer_with({0: data}, name, chunks=49)
+        (work / name).unlink(missing_ok=True)
+        (work / name).write_bytes(sealed)
+        segment = decode_segment(name, data)
+        _walk(world, shelf, PointDisk("disk", "x", 48 * CHUNK + 100, CHUNK, (ref_of(name, sealed),)), store)
+        for merged in (merge_segments([segment, other], 49), merge_segments([other, segment])):
+            again = recut_segment(merged, 0, world.keys.run_key, lambda pack: shelf.reader(pack).table.ids)
+            decode_segment(name, encode_segment(again))
+
+    return Target("segments", run, true)
+
+
+def _indexes(root: Path) -> Target:
+    world = World(root)
+    index = Index(str(root / "lmdb"), "x", now=utc_now(), note=str(root / "note"))
+    name = world.named("index")[0]
+
+    def run(data: bytes) -> None:
+        body, _ = unseal_record(world.keys, Kind.INDEX, name, world.seal(name, data))
+        index.add_blocks(*decode_index(name, body), "o/1")
+        index.find_blocks(np.zeros((2, 32), np.uint8))
+
+    return Target("indexes", run, [world.take_apart(index_name).plain for index_name in world.named("index")])
+
+
+# --- whole vaults ------------------------------------------------------------------------------------------------
+
+
+def work_through(vault_folder: Path, state: Path, out: Path, image: Path | None) -> list[str]:
+    """Everything that a person may do with a vault; the kinds of what was refused. Raises what no one foresaw."""
+    refused: list[str] = []
+
+    def attempt(verb: Callable[[], object]) -> object:
+        try:
+            return verb()
+        except BlockVaultError as error:
+            if isinstance(error, InternalError):
+                raise
+            refused.append(error.kind)
+            return None
+
+    with contextlib.ExitStack() as stack:
+        vault = attempt(lambda: stack.enter_context(Vault.open(str(vault_folder), state_dir=str(state))))
+        if not isinstance(vault, Vault):
+            return refused
+        points = attempt(vault.points)
+        attempt(vault.items)
+        attempt(lambda: vault.verify(quick=True))
+        attempt(vault.verify)
+        attempt(vault.usage)
+        for info in points[:3] if isinstance(points, list) else []:
+            show(info)
+            attempt(lambda info=info: vault.restore(info.label, output=str(out / f"{len(os.listdir(out))}.img")))
+            attempt(lambda info=info: vault.diff(info.label))
+            if image is not None:
+                attempt(lambda info=info: vault.diff(info.label, str(image)))
+        if image is not None:
+            attempt(lambda: vault.snapshot([str(image)], keep=False))
+            attempt(vault.points)
+    return refused
+
+
+def _vaults(root: Path) -> Target:
+    world = World(root)
+    names = [name for name in world.names if not name.startswith("leases")]
+    plain = {name: world.take_apart(name) for name in names}
+    layers = world.named("layers")
+    seeds = [bytes([at]) + plain[name].plain for at, name in enumerate(names)]
+    seeds += [bytes([100 + at]) + world.segment_plain(name)[0] for at, name in enumerate(layers)]
+
+    def run(data: bytes) -> None:
+        at = data[0] if data else 0
+        work, state, out = root / "run" / "vault", root / "run" / "state", root / "run" / "out"
+        shutil.rmtree(root / "run", ignore_errors=True)
+        out.mkdir(parents=True)
+        world.copy(work)
+        if at >= 100:
+            name = layers[at % len(layers)]
+            world.put(work, name, world.layer_with({0: data[1:]}, name, chunks=49))
+        else:
+            name = names[at % len(names)]
+            world.put(work, name, world.seal(name, data[1:], plain[name].body))
+        work_through(work, state, out, world.image)
+        assert set(os.listdir(root / "run")) <= {"out", "state", "vault"}, "something lies outside"
+        assert sum(file.stat().st_blocks * 512 for file in out.iterdir()) < 16 << 20
+
+    return Target("vaults", run, seeds, slow=True)
+
+
+def patched(pages: bytes, data: bytes) -> bytes:
+    """LMDB's pages with patches laid over them: page, offset in units of 2, length, then as many bytes."""
+    content = bytearray(pages)
+    at = 0
+    while at + 3 < len(data):
+        page, offset, length = data[at], data[at + 1] * 2, data[at + 2] % 16 + 1
+        begin = (page % max(1, len(content) // 4096)) * 4096 + offset
+        content[begin : begin + length] = data[at + 3 : at + 3 + length].ljust(length, b"\xff")
+        at += 3 + length
+    return bytes(content[: len(pages)])
+
+
+def _lmdb(root: Path) -> Target:
+    world = World(root)
+    made = world.copy(root / "made")
+    with Vault.open(str(made), state_dir=str(root / "made-state")) as vault:
+        vault.points()
+    pages = (made / "lmdb" / "data.mdb").read_bytes()
+
+    def run(data: bytes) -> None:
+        shutil.rmtree(root / "run", ignore_errors=True)
+        work = world.copy(root / "run")
+        (work / "lmdb").mkdir()
+        (work / "lmdb" / "data.mdb").write_bytes(patched(pages, data))
+        with Vault.open(str(work), state_dir=str(root / "run" / "state")) as vault:
+            assert len(vault.points()) == 2
+
+    seeds = [bytes([page, place, 7, *[255] * 8]) for page in range(8) for place in (8, 12, 20)]
+    return Target("lmdb", run, seeds, slow=True)
+
+
+def _host(root: Path) -> Target:
+    """The host's own state: nobody else writes it, but a disk may have turned its bits."""
+    world = World(root)
+    states = root / "site" / "state"
+    hosts = states / "hosts" / world.keys.vault_id.hex()
+    files = [path for path in sorted(hosts.rglob("*")) if path.is_file() and "locks" not in path.parts]
+    files = [path for path in files if path.stat().st_size < 1 << 16]
+    true = {path: path.read_bytes() for path in files}
+    vault = states / "vaults" / "default"
+
+    def run(data: bytes) -> None:
+        path = files[data[0] % len(files) if data else 0]
+        for other, content in true.items():
+            other.write_bytes(content)
+        path.write_bytes(data[1:])
+        out = root / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        with Vault.open(str(vault), state_dir=str(states)) as opened:
+            opened.points()
+            opened.plan_snapshot([str(world.image)])
+
+    return Target("host", run, [bytes([at]) + true[path] for at, path in enumerate(files)], slow=True)
+
+
+TARGETS: dict[str, Make] = {
+    "header": _header,
+    "slots": _slots,
+    "records": _records,
+    "envelope": _envelope,
+    "tables": _tables,
+    "roots": _roots,
+    "segments": _segments,
+    "indexes": _indexes,
+    "vaults": _vaults,
+    "lmdb": _lmdb,
+    "host": _host,
+}
+
+
+def make(name: str, root: Path) -> Target:
+    """The target of that name, with a vault of its own under `root`."""
+    return TARGETS[name](root)
