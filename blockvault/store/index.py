@@ -77,8 +77,13 @@ class Index:
         self._note = note
         self._lock = threading.RLock()
         self.rebuilt = False
-        with self._opening():
-            self._open_checked()
+        try:
+            with self._opening():
+                self._open_checked()
+        except BaseException:
+            if hasattr(self, "_environment"):
+                self._environment.close()  # or this process could never open it again
+            raise
 
     def _opening(self) -> FileLock:
         """Held while it is opened or begun anew: two processes at once would remove it under each other."""
