@@ -26,6 +26,7 @@ from blockvault.format.envelope import (
     new_sealer,
     open_sealer,
     pack_frame,
+    seal_record,
 )
 from blockvault.format.layers import ENTRY, ENTRY_SEGMENT, encode_root
 from blockvault.model import LayerRef, Secret, VaultKeys
@@ -65,9 +66,11 @@ class World:
                     file.seek(at * CHUNK + 99)
                     file.write(b"changed")
             site.take(image, comment="second", tags={"a": "b"})
-            site.vault._session.catalog.put_mark(
-                site.vault.points()[0].point.ref, records.MarkBody("seen", "2026-01-01T00:00:00.000000Z")
-            )
+            opened, point = site.vault._session, site.vault.points()[0].point
+            assert point is not None
+            mark = f"marks/{point.ref.origin}/{point.number:010d}/000001"
+            said = records.encode(records.MarkBody(kind="seen", at="2026-01-01T00:00:00.000000Z"))
+            opened.store.put_new(mark, seal_record(opened.keys, Kind.MARK, mark, said)[0])
         self.image = image
         self.vault = root / "vault"
         shutil.copytree(site.folder, self.vault)
