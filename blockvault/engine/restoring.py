@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from blockvault.engine.instant import check_and_mend
 from blockvault.engine.restore import DiskRestore, data_bytes
-from blockvault.errors import BlockVaultError, InvalidInputError, NotFoundError
+from blockvault.errors import BlockVaultError, DeviceError, InvalidInputError, NotFoundError
 from blockvault.image.target import Target, open_target
 from blockvault.model import PointInfo, RestoreResult, SnapshotRecord, Tier, VaultKeys
 from blockvault.monitor import Monitor
@@ -41,6 +43,19 @@ class _Disk:
     name: str
     size: int
     path: str | None  # None: the stream
+
+
+@contextmanager
+def _naming(target: Target) -> Iterator[None]:
+    """While a target is written it has no name, and the system calls it a deleted file: errors name what it becomes."""
+    try:
+        yield
+    except DeviceError as error:
+        shown = os.readlink(f"/proc/self/fd/{target.fd}")
+        error.message = error.message.replace(shown, target.path)
+        if error.filename == shown:
+            error.filename = target.path
+        raise
 
 
 class Restorer:
@@ -84,11 +99,12 @@ class Restorer:
                 assert disk.path is not None
                 target = open_target(disk.path, disk.size, force=request.force)
                 targets.append(target)
-                if source is Tier.SNAPSHOT:
-                    count, healed = self._from_snapshot(request, disk, target)
-                    mended += healed
-                else:
-                    count = self._from_vault(request, disk, target)
+                with _naming(target):
+                    if source is Tier.SNAPSHOT:
+                        count, healed = self._from_snapshot(request, disk, target)
+                        mended += healed
+                    else:
+                        count = self._from_vault(request, disk, target)
                 written += count
                 self._monitor.check()
             for target in targets:

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from blockvault.errors import CorruptionError, InternalError
 from blockvault.failpoints import reach
 from blockvault.model.geometry import cell_bounds, cell_count, chunk_count
-from blockvault.store.local import device_error, make_folders, sync_folder
+from blockvault.store.local import device_error, make_folders, read_at, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -418,7 +418,7 @@ def _folder_lock(folder: str, kind: int) -> Iterator[None]:
 def _read_cell(fd: int, folder: str, index: int, entry: _Entry) -> bytes:
     length = entry.stored_count * DIGEST_BYTES
     try:
-        data = os.pread(fd, length, entry.offset)
+        data = read_at(fd, length, entry.offset)
     except OSError as error:
         raise _damaged(folder, index, str(error.strerror)) from error
     if len(data) != length or _cell_check(index, data) != entry.check:

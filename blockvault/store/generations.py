@@ -26,7 +26,7 @@ from blockvault.format.envelope import DIRECTORY_NUMBER, Kind, Sealer, damaged, 
 from blockvault.format.tables import NO_BASE, encode_table
 from blockvault.ids import PackName
 from blockvault.model import Codec, VaultKeys
-from blockvault.store.local import LocalStore, device_error
+from blockvault.store.local import LocalStore, device_error, read_at
 from blockvault.store.packs import PackReader, generation_of, generations, pack_folder
 
 COPY_BYTES = 8 << 20
@@ -143,7 +143,7 @@ def _stretches(
 def _stored(reader: PackReader, slot: int, length: int) -> bytes:
     """A block as it is stored, unsealed."""
     try:
-        data = os.pread(reader.fd, length, int(reader.table.offsets[slot]))
+        data = read_at(reader.fd, length, int(reader.table.offsets[slot]))
     except OSError as error:
         raise device_error(error, f"reading block {slot} of {reader.name} of the vault") from error
     if len(data) != length:

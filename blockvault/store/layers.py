@@ -45,7 +45,7 @@ from blockvault.format.layers import (
 )
 from blockvault.ids import LayerName, random_name
 from blockvault.model import LayerRef, VaultKeys
-from blockvault.store.local import LocalStore, device_error
+from blockvault.store.local import LocalStore, device_error, read_at
 
 LAYERS_FOLDER = "main/layers"
 SEGMENT_CACHE = 2
@@ -128,10 +128,10 @@ class LayerReader:
         try:
             size = os.fstat(self._fd).st_size
             offset, length = directory_range(
-                self.name, size, os.pread(self._fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
+                self.name, size, read_at(self._fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
             )
-            self._sealer: Sealer = open_sealer(keys, Kind.LAYER, self.name, os.pread(self._fd, HEAD_BYTES, 0))
-            stored = os.pread(self._fd, length, offset)
+            self._sealer: Sealer = open_sealer(keys, Kind.LAYER, self.name, read_at(self._fd, HEAD_BYTES, 0))
+            stored = read_at(self._fd, length, offset)
             if stored[-TAG_BYTES:] != ref.tag:
                 raise damaged(self.name, "its root is not the one that the point's record names")
             plain = unpack_frame(self.name, self._sealer.unseal(DIRECTORY_NUMBER, stored), ROOT_PLAIN_MAX)
@@ -192,7 +192,7 @@ class LayerReader:
         if self._fd < 0:
             self._fd = self._open()
         try:
-            stored = os.pread(self._fd, int(entry["length"]), int(entry["offset"]))
+            stored = read_at(self._fd, int(entry["length"]), int(entry["offset"]))
         except OSError as error:
             raise device_error(error, f"reading {self.name} of the vault") from error
         if stored[-TAG_BYTES:] != entry["tag"].tobytes():

@@ -181,6 +181,14 @@ def replace_file(path: str, data: bytes) -> None:
         raise device_error(error, f"writing the host's state {path}") from error
 
 
+def read_at(fd: int, length: int, offset: int) -> bytes:
+    """So many bytes from there on, in however many pieces the system gives them; fewer only at the file's end."""
+    data = os.pread(fd, length, offset)
+    while len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+        data += more
+    return data
+
+
 class NewObject:
     """An object being written: bytes are appended, then `commit` gives it its name, or `abort` leaves nothing."""
 
@@ -335,15 +343,7 @@ class LocalStore:
                     f"the vault's object {name} is {size} bytes long",
                     why=f"more than {limit}",
                 )
-            parts = []
-            at = 0
-            while at < size:
-                part = os.pread(fd, size - at, at)
-                if not part:
-                    break
-                parts.append(part)
-                at += len(part)
-            return b"".join(parts)
+            return read_at(fd, size, 0)
         except OSError as error:
             if isinstance(error, DeviceError):
                 raise

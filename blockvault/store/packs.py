@@ -48,7 +48,7 @@ from blockvault.format.envelope import (
 from blockvault.format.tables import NO_BASE, PackTable, decode_table, encode_table
 from blockvault.ids import PackName, ordered_name
 from blockvault.model import Codec, VaultKeys
-from blockvault.store.local import LocalStore, NewObject, device_error
+from blockvault.store.local import LocalStore, NewObject, device_error, read_at
 
 PACK_BYTES = 48 << 20
 PACKS_FOLDER = "main/packs"
@@ -221,10 +221,10 @@ def read_table(store: LocalStore, keys: VaultKeys, name: str) -> PackReader:
     fd = store.open(name)
     try:
         size = os.fstat(fd).st_size
-        tail = os.pread(fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
+        tail = read_at(fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
         offset, length = directory_range(name, size, tail)
-        sealer = open_sealer(keys, Kind.PACK, name, os.pread(fd, HEAD_BYTES, 0))
-        frame = sealer.unseal(DIRECTORY_NUMBER, os.pread(fd, length, offset))
+        sealer = open_sealer(keys, Kind.PACK, name, read_at(fd, HEAD_BYTES, 0))
+        frame = sealer.unseal(DIRECTORY_NUMBER, read_at(fd, length, offset))
         plain = unpack_frame(name, frame, DIRECTORY_PLAIN_MAX, ratio=NAMES_RATIO_MAX)
         table = decode_table(name, plain, offset)
         shortest = TAG_BYTES if sealer.encrypted else 1
