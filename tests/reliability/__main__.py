@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Parse, prepare the ground, run."""
     options = parse()
-    lacking = ground.missing(KILL_PLACES)
+    lacking = ground.missing(KILL_PLACES if options.kills else CUT_PLACES)
     if lacking is None and options.cuts and shutil.which("cc") is None:
         lacking = "cc is not installed: processes are stopped at their syncs by a library that is compiled here"
     if lacking:
