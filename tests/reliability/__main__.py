@@ -105,7 +105,7 @@ def disturb(folder: Path, options: argparse.Namespace) -> int:
     if options.kills or options.cuts:
         tally.seeds.append(options.seed)
     rng = random.Random(options.seed)
-    runner.load_commands()
+    runner.load_program()
     operations = [one for one in available() if one.begins or not options.only or options.only in one.name]
     template = Template(folder / "template")
     template.build(options.seed)
