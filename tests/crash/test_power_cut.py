@@ -45,7 +45,7 @@ def need(*tools: str) -> None:
 @pytest.mark.root
 @pytest.mark.slow
 def test_power_cuts() -> None:
-    need("cc", "mkfs.btrfs")
+    need("cc")
     code, tally, told = reliability("--kills", 0, "--cuts", CUTS, "--seed", 1)
     assert (code, tally.failures) == (0, []), told
     assert tally.total("cut") == CUTS
@@ -58,7 +58,7 @@ def test_power_cuts() -> None:
 @pytest.mark.slow
 def test_a_program_that_does_not_sync_is_found() -> None:
     """The proof that the cuts can fail: with its syncs taken away the program loses what it said was done."""
-    need("cc", "mkfs.btrfs")
+    need("cc")
     code, tally, told = reliability("--kills", 0, "--cuts", 8, "--sabotage", "--seed", 2)
     assert code == 1, told
     ends = {failure.split(", ")[1].split(" (")[0] for failure in tally.failures}

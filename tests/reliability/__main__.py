@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Parse, prepare the ground, run."""
     options = parse()
-    lacking = ground.missing(KILL_PLACES)
+    lacking = ground.missing(KILL_PLACES if options.kills else CUT_PLACES)
     if lacking is None and options.cuts and shutil.which("cc") is None:
         lacking = "cc is not installed: processes are stopped at their syncs by a library that is compiled here"
     if lacking:
@@ -105,7 +105,7 @@ def disturb(folder: Path, options: argparse.Namespace) -> int:
     if options.kills or options.cuts:
         tally.seeds.append(options.seed)
     rng = random.Random(options.seed)
-    runner.load_commands()
+    runner.load_program()
     operations = [one for one in available() if one.begins or not options.only or options.only in one.name]
     template = Template(folder / "template")
     template.build(options.seed)

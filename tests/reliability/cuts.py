@@ -76,9 +76,10 @@ class Cutter:
         done = 0
         try:
             beginning = [operation for operation in self.operations if operation.begins]
-            others = [operation for operation in self.operations if not operation.begins]
+            others = [one for one in self.operations if not one.begins and one.encrypted <= self.world.encrypted]
             weights = [operation.weight for operation in others]
-            for operation in [*beginning, *self.rng.choices(others, weights=weights, k=RUNS - len(beginning))]:
+            then = self.rng.choices(others, weights=weights, k=RUNS - len(beginning)) if others else []
+            for operation in [*beginning, *then]:
                 if done >= wanted:
                     break
                 try:

@@ -63,7 +63,7 @@ class Killer:
 
     def _life(self, kind: str, world: World, wanted: int) -> int:
         killed = 0
-        for operation in self._order():
+        for operation in self._order(world):
             if killed >= wanted:
                 break
             for _ in range(1 if operation.begins else 2):
@@ -77,11 +77,11 @@ class Killer:
                     return killed  # that world is not to be trusted any further
         return killed
 
-    def _order(self) -> Iterator[Operation]:
+    def _order(self, world: World) -> Iterator[Operation]:
         """What begins a world first, then the others as they come."""
         yield self.rng.choice([operation for operation in self.operations if operation.begins])
-        others = [operation for operation in self.operations if not operation.begins]
-        while True:
+        others = [one for one in self.operations if not one.begins and one.encrypted <= world.encrypted]
+        while others:
             yield from self.rng.choices(others, weights=[operation.weight for operation in others])
 
     def _measure(self, world: World, operation: Operation) -> Course:

@@ -51,13 +51,17 @@ class Command:
 
 @dataclass(frozen=True)
 class Operation:
-    """A row of the table. `needs`: the command that must exist; `begins`: a new world is made for it."""
+    """A row of the table. `needs`: the command that must exist; `begins`: a new world is made for it.
+
+    `encrypted`: only where the vault is.
+    """
 
     name: str
     prepare: Callable[[World], list[Command]]
     needs: tuple[str, ...]
     begins: bool = False
     weight: float = 1.0
+    encrypted: bool = False
 
 
 def _snapshot(world: World, item: str, *options: str) -> Command:
@@ -214,7 +218,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("prune, reclaim", prune(), ("prune",)),
     Operation("prune, packs rewritten", prune("--max-dead", "5%"), ("prune",)),
     Operation("vault repair", plain("vault", "repair"), ("vault", "repair")),
-    Operation("key rotate", plain("vault", "key", "rotate"), ("vault", "key", "rotate")),
+    Operation("key rotate", plain("vault", "key", "rotate"), ("vault", "key", "rotate"), weight=0.5, encrypted=True),
 )
 
 

@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import pickle
+import pkgutil
 import sys
 import traceback
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import blockvault
 from blockvault import cli, failpoints
 from blockvault.cli import app
 from reliability import syncs
@@ -35,16 +37,11 @@ class UndisturbedError(Exception):
     """A command failed, or a check after it, though nothing disturbed it: what came before has done harm."""
 
 
-def load_commands() -> None:
-    """Import every command, so that children need not."""
-    import_module("blockvault.vault")
-    groups = [app.make_app()]
-    while groups:
-        group = groups.pop()
-        for name in group.list_commands(_NO_CONTEXT):
-            command = group.get_command(_NO_CONTEXT, name)
-            if isinstance(command, click.Group):
-                groups.append(command)
+def load_program() -> None:
+    """Import every module of it: children need not, and what changes on disk meanwhile does not reach them."""
+    for module in pkgutil.walk_packages(blockvault.__path__, "blockvault."):
+        if module.name.rpartition(".")[2] not in ("__main__", "_native"):
+            import_module(module.name)
     gc.collect()
     gc.freeze()  # children leave alone what they share with this process
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import blockvault
+from reliability.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,7 +132,8 @@ class Tally:
         head = ["operation", *ENDS, "survived", "lost"]
         lines = [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|"]
         total: Counter[str] = Counter()
-        for name, row in self.rows.items():
+        known = [operation.name for operation in OPERATIONS]
+        for name, row in sorted(self.rows.items(), key=lambda pair: known.index(pair[0])):
             total += row
             lines.append(self._line(name, row))
         lines.append(self._line("**all**", total))

@@ -137,8 +137,8 @@ class World:
         return {disk: digest(path) for disk, path in self.images[item].items()}
 
     def labels(self, item: str | None = None) -> list[str]:
-        """The points that there are, of one item or of all; oldest first."""
-        return [label for label in self.points if item in (None, self.item_of[label])]
+        """The points that there are, of one item or of all; oldest first, also where one was brought back."""
+        return sorted((label for label in self.points if item in (None, self.item_of[label])), key=int)
 
     def change(self, item: str, kind: str) -> None:
         """Change every image of an item as a guest does; durable on return, as a guest's own syncs make it."""
