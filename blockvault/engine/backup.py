@@ -505,8 +505,12 @@ class Backup:
         monitor = monitor or Monitor()
         wanted = self._items.get(item).id if item is not None else None
         results = []
+        self._session.catalog.refresh()
         for record in self._session.tier.records(wanted):
-            if record.transferred or self._session.catalog.point(PointRef(self._session.origin, record.number)):
+            ref = PointRef(self._session.origin, record.number)
+            # A process that was killed may not have noted what it had transferred, or left the snapshot of an ended point.
+            ended = not self._session.catalog.state(ref).is_root
+            if record.transferred or ended or self._session.catalog.point(ref):
                 continue
             begun = time.monotonic()
             known = self._session.catalog.item(record.item_id)

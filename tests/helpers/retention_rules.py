@@ -134,7 +134,9 @@ class RetentionMachineRules(JobRules):
         self.settle_prune(expected, plan.now, whole=True)
         if half_done and max_dead == 0.0:
             # What an interrupted run had condemned was carried out as it was; what died since goes with the next run.
-            self.site.vault.prune(self.site.vault.plan_prune(item=item, max_dead=max_dead, now=plan.now), confirmed=True)
+            self.site.vault.prune(
+                self.site.vault.plan_prune(item=item, max_dead=max_dead, now=plan.now), confirmed=True
+            )
         check_clean(self.site.vault._session, self.site.folder, exact=max_dead == 0.0)  # noqa: SLF001
 
     def some_item(self, data: st.DataObject) -> str | None:

@@ -83,9 +83,7 @@ PRUNE_STEPS = (
     "store.linked",
 )
 # A step and the number of its visit; or, without a name, the number of visits of any step.
-moments = st.one_of(
-    st.tuples(st.sampled_from(STEPS), st.integers(1, 6)), st.tuples(st.none(), st.integers(1, 150))
-)
+moments = st.one_of(st.tuples(st.sampled_from(STEPS), st.integers(1, 6)), st.tuples(st.none(), st.integers(1, 150)))
 prune_moments = st.one_of(
     st.tuples(st.sampled_from(PRUNE_STEPS), st.integers(1, 6)), st.tuples(st.none(), st.integers(1, 150))
 )
@@ -244,9 +242,7 @@ class VaultMachine(RetentionMachineRules):
         self, data: st.DataObject, rules: RetentionRules, max_dead: float, moment: Moment, fault: int
     ) -> None:
         plan, expected = self.foretell(rules, self.some_item(data), max_dead)
-        ended = self.run_disturbed(
-            at(moment, fail(fault)), lambda: self.site.vault.prune(plan, confirmed=True)
-        )
+        ended = self.run_disturbed(at(moment, fail(fault)), lambda: self.site.vault.prune(plan, confirmed=True))
         self.settle_prune(expected, plan.now, whole=ended is None)
 
     # --- kills of another process; this one has the vault open all the while ---
@@ -264,9 +260,7 @@ class VaultMachine(RetentionMachineRules):
     @rule(item=items, keep=st.booleans(), death=deaths)
     def killed_snapshot(self, item: str, keep: bool, death: tuple[str | None, int, int]) -> None:
         now = self.tick()
-        lived = self.run_child(
-            death, "snapshot", item, [str(path) for path in self.images(item)], keep, to_text(now)
-        )
+        lived = self.run_child(death, "snapshot", item, [str(path) for path in self.images(item)], keep, to_text(now))
         assert self.settle_snapshot(now) or not lived
 
     @rule(data=st.data(), rules=retention, max_dead=max_deads, death=deaths)
