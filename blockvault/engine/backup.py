@@ -508,7 +508,7 @@ class Backup:
         self._session.catalog.refresh()
         for record in self._session.tier.records(wanted):
             ref = PointRef(self._session.origin, record.number)
-            # A process that was killed may not have noted what it had transferred, or left the snapshot of an ended point.
+            # One that was killed may not have noted what it had transferred, or left the snapshot of an ended point.
             ended = not self._session.catalog.state(ref).is_root
             if record.transferred or ended or self._session.catalog.point(ref):
                 continue

@@ -8,9 +8,10 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from helpers.files import GIB, noise, punch, resize, text, write_at
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from helpers.files import GIB, noise, punch, resize, text, write_at
 
 ITEMS = {"one": ["one.img"], "two": ["left.img", "right.img"], "twin": ["twin.img"]}
 items = st.sampled_from(sorted(ITEMS))

@@ -10,11 +10,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from helpers.children import ForkServer
-from helpers.churn_rules import ChurnRules, items
-from helpers.files import differing_chunks, first_difference, keep_copy
-from helpers.ledger import Known, Ledger
-from helpers.site import KEY_FILE, Site
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -24,6 +19,11 @@ from blockvault.errors import AlreadyExistsError
 from blockvault.model import ChurnSource, PointInfo, Tier
 from blockvault.monitor import Monitor
 from blockvault.units import KIB
+from helpers.children import ForkServer
+from helpers.churn_rules import ChurnRules, items
+from helpers.files import differing_chunks, first_difference, keep_copy
+from helpers.ledger import Known, Ledger
+from helpers.site import KEY_FILE, Site
 
 PACK_BYTES = packing.PACK_BYTES
 

@@ -6,15 +6,15 @@ from datetime import datetime, timedelta
 from statistics import median
 
 import pytest
-from helpers.job_rules import JobRules
-from helpers.ledger import Expected, Known
-from helpers.stored import check_clean
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from blockvault.errors import BlockVaultError, InvalidInputError, NotFoundError
 from blockvault.model import PrunePlan
 from blockvault.policy import RetentionRules
+from helpers.job_rules import JobRules
+from helpers.ledger import Expected, Known
+from helpers.stored import check_clean
 
 counts = st.one_of(st.none(), st.none(), st.integers(1, 4))
 retention = st.builds(
@@ -137,7 +137,7 @@ class RetentionMachineRules(JobRules):
             self.site.vault.prune(
                 self.site.vault.plan_prune(item=item, max_dead=max_dead, now=plan.now), confirmed=True
             )
-        check_clean(self.site.vault._session, self.site.folder, exact=max_dead == 0.0)  # noqa: SLF001
+        check_clean(self.site.vault._session, self.site.folder, exact=max_dead == 0.0)
 
     def some_item(self, data: st.DataObject) -> str | None:
         known = sorted({known.item for known in self.ledger.points.values()})

@@ -1,7 +1,7 @@
 """One of several processes that work on one vault at random.
 
-Each has an item of its own, of which it takes points; it restores, deletes, holds and prunes those of all. Images are put
-together from a small stock of chunks that all processes share, so what one lets die another meets again. Before a
+Each has an item of its own, of which it takes points; it restores, deletes, holds and prunes those of all. Images are
+put together from a small stock of chunks that all processes share, so what one lets die another meets again. Before a
 point is taken its image is copied; a restore of anybody's point is compared with the copy.
 
 What may go wrong is named in `EXPECTED`; anything else ends the process with a trace. It tells of every operation
@@ -42,8 +42,16 @@ EXPECTED = {
     "compare": {"point.not-found"},
 }
 WEIGHTS = {
-    "snapshot": 40, "restore": 14, "delete": 16, "hold": 2, "unhold": 2, "prune": 18, "verify": 4, "compare": 2, "reopen": 3,
-}  # fmt: skip
+    "snapshot": 40,
+    "restore": 14,
+    "delete": 16,
+    "hold": 2,
+    "unhold": 2,
+    "prune": 18,
+    "verify": 4,
+    "compare": 2,
+    "reopen": 3,
+}
 
 
 class Worker:
@@ -175,6 +183,6 @@ def work(pipe: Connection, order: dict[str, Any]) -> None:
     try:
         Worker(**order).run(pipe.send)
         pipe.send("")
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it was, the test is told
         pipe.send(traceback.format_exc())
         raise SystemExit(1) from None

@@ -2,7 +2,7 @@
 
 Nothing is soft: what is deleted ends at once, every prune rewrites every pack of which anything is dead, packs hold
 a few blocks, and the images are made of few chunks, so that blocks are met again while they are condemned. The
-processes dawdle at steps of transfer and reclaim. Afterwards the vault holds exactly what the points that are left need.
+processes dawdle at steps of transfer and reclaim. Afterwards the vault holds exactly what the points left need.
 
 The run in CI is of one seed; how processes interleave differs each time. For a longer one:
 
@@ -89,7 +89,7 @@ def check_whole(site: Site, folder: Path) -> int:
         for _ in range(2):
             result = site.vault.prune(site.vault.plan_prune(max_dead=0.0), confirmed=True)
             assert result.problem is None
-        check_clean(site.vault._session, site.folder, exact=True)  # noqa: SLF001
+        check_clean(site.vault._session, site.folder, exact=True)
     numbers = [info.number for info in infos]
     assert len(set(numbers)) == len(numbers)
     return len(infos)

@@ -1,8 +1,8 @@
-"""A vault against a dictionary of plain images: any order of churn, jobs, deletes, losses and faults, every point right.
+"""A vault against a dictionary of plain images: any order of churn, jobs, deletes, losses, faults and kills.
 
 The rules stand in `helpers/churn_rules.py` (images), `helpers/job_rules.py` (points), `helpers/retention_rules.py`
-(holds, deletes, prune); here are losses, faults, kills, what holds after every step, and the end of a run. What the vault
-must hold is told by `helpers/ledger.py`, what may lie in its packs by `helpers/stored.py`.
+(holds, deletes, prune); here are losses, faults, kills, what holds after every step, and the end of a run. What the
+vault must hold is told by `helpers/ledger.py`, what may lie in its packs by `helpers/stored.py`.
 
 The run in CI is the same each time: two vaults of 210 steps. For another one, and a longer one:
 
@@ -21,7 +21,8 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
+from typing import ClassVar
 
 import pytest
 from helpers.children import ForkServer
@@ -163,7 +164,7 @@ faults = st.sampled_from([0, errno.ENOSPC, errno.EIO])
 
 
 class VaultMachine(RetentionMachineRules):
-    done: Counter[str] = Counter()
+    done: ClassVar[Counter[str]] = Counter()  # over all runs
 
     # --- losses ---
 
@@ -371,7 +372,7 @@ class VaultMachine(RetentionMachineRules):
             self.site.vault.delete_point(known.id, purge=True, now=self.tick())
             self.ledger.end(known)
         self.prune_now(RetentionRules(), None, 0.0)
-        assert not survey(self.site.vault._session).held  # noqa: SLF001
+        assert not survey(self.site.vault._session).held
         assert not self.infos()
 
 
