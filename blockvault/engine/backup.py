@@ -558,6 +558,7 @@ class Backup:
         self._session.tell_notices(monitor)
         wanted = self._items.get(item).id if item is not None else None
         results = []
+        self._session.catalog.refresh()
         for record in self._session.tier.records(wanted):
             if not self._waits(record):
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +21,13 @@ class Site:
     """`take` makes a point and remembers what it must restore to; `check` restores one and compares."""
 
     def __init__(
-        self, root: Path, *, chunk_size: int = CHUNK, secret: Secret | None = None, keep: bool = False
+        self,
+        root: Path,
+        *,
+        chunk_size: int = CHUNK,
+        secret: Secret | None = None,
+        keep: bool = False,
+        soft_delete_days: int = 14,
     ) -> None:
         self.root = root
         self.secret = secret
@@ -30,7 +37,9 @@ class Site:
         self.monitor = Monitor()
         self._number = 0
         root.mkdir(parents=True, exist_ok=True)
-        self._vault: Vault | None = Vault.create(state_dir=str(self.state), chunk_size=chunk_size, secret=secret)
+        self._vault: Vault | None = Vault.create(
+            state_dir=str(self.state), chunk_size=chunk_size, secret=secret, soft_delete_days=soft_delete_days
+        )
 
     # --- the vault ---
 
@@ -78,6 +87,11 @@ class Site:
         for top, _, names in os.walk(self.host / "digests"):
             for name in names:
                 os.unlink(os.path.join(top, name))
+
+    def lose_host(self) -> None:
+        """The host's state is gone: its origin, numbers, digest states and snapshots' records; opened again."""
+        self.close()
+        shutil.rmtree(self.host)
 
     # --- images and points ---
 

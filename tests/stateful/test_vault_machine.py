@@ -1,10 +1,15 @@
-"""A vault against a dictionary of plain images: any order of churn, jobs, losses and faults, every point right.
+"""A vault against a dictionary of plain images: any order of churn, jobs, deletes, losses, faults and kills.
 
-The run in CI is the same each time. For another one, and a longer one:
+The rules stand in `helpers/churn_rules.py` (images), `helpers/job_rules.py` (points), `helpers/retention_rules.py`
+(holds, deletes, prune); here are losses, faults, kills, what holds after every step, and the end of a run. What the
+vault must hold is told by `helpers/ledger.py`, what may lie in its packs by `helpers/stored.py`.
 
-    BLOCKVAULT_STATEFUL_EXAMPLES=500 pytest -s tests/stateful
+The run in CI is the same each time: two vaults of 210 steps. For another one, and a longer one:
 
-draws a seed, prints it, and takes `BLOCKVAULT_STATEFUL_SEED` to run that one again.
+    BLOCKVAULT_STATEFUL_EXAMPLES=50 pytest -s tests/stateful/test_vault_machine.py
+
+draws a seed, prints it, and takes `BLOCKVAULT_STATEFUL_SEED` to run that one again; each example is a vault of 300
+steps (`BLOCKVAULT_STATEFUL_STEPS`).
 """
 
 from __future__ import annotations
@@ -13,33 +18,32 @@ import errno
 import os
 import random
 import shutil
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import ClassVar
 
 import pytest
-from helpers.files import GIB, differing_chunks, first_difference, keep_copy, noise, punch, resize, text, write_at
-from helpers.site import CHUNK, Site
+from helpers.children import ForkServer
+from helpers.churn_rules import items
+from helpers.job_rules import PACK_BYTES
+from helpers.ledger import Known
+from helpers.retention_rules import RetentionMachineRules, max_deads, retention
+from helpers.stored import survey
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
 
 from blockvault import failpoints
+from blockvault.clock import to_text
+from blockvault.engine import packing
 from blockvault.errors import BlockVaultError, CancelledError
-from blockvault.model import ChurnSource, PointInfo, Tier
+from blockvault.model import Tier
 from blockvault.monitor import Monitor
+from blockvault.policy import RetentionRules
+from blockvault.vault import Vault
 
-SIZE_MAX = 24 * CHUNK
-ITEMS = {"one": ["one.img"], "two": ["left.img", "right.img"]}
-items = st.sampled_from(sorted(ITEMS))
-seeds = st.integers(0, 2**16)
 STEPS = (
     "store.write",
     "store.sync",
@@ -60,192 +64,109 @@ STEPS = (
     "snapshot.raw.saved",
     "snapshot.raw.commit",
 )
+PRUNE_STEPS = (
+    "mark.made",
+    "prune.expired",
+    "prune.purged",
+    "reclaim.marked",
+    "reclaim.planned",
+    "reclaim.condemned",
+    "reclaim.waited",
+    "reclaim.delete-layer",
+    "reclaim.delete-pack",
+    "generation.write",
+    "generation.written",
+    "reclaim.delete-generation",
+    "reclaim.unmark",
+    "reclaim.drop-record",
+    "reclaim.delete-segment",
+    "store.link",
+    "store.linked",
+)
+# A step and the number of its visit; or, without a name, the number of visits of any step.
+moments = st.one_of(st.tuples(st.sampled_from(STEPS), st.integers(1, 6)), st.tuples(st.none(), st.integers(1, 150)))
+prune_moments = st.one_of(
+    st.tuples(st.sampled_from(PRUNE_STEPS), st.integers(1, 6)), st.tuples(st.none(), st.integers(1, 150))
+)
+Moment = tuple[str | None, int]
+
+# What a child does to die in the middle of: at a step, or when its time (in milliseconds) is over.
+CHILD = """
+import os, signal
+from datetime import datetime
+from blockvault import failpoints, vault
+from blockvault.engine import packing
+from blockvault.model import Secret
+from blockvault.policy import RetentionRules
+
+def work(state, encrypted, pack_bytes, step, visit, milliseconds, verb, *args):
+    packing.PACK_BYTES = pack_bytes
+    secret = Secret(key_file=bytes(range(32))) if encrypted else None
+    def hook(name):
+        nonlocal visit
+        if step in (None, name):
+            visit -= 1
+            if visit == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    with vault.Vault.open(state_dir=state, secret=secret) as opened:
+        if milliseconds:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+        else:
+            failpoints.set_hook(hook)
+        {"snapshot": snapshot, "prune": prune, "restore": restore}[verb](opened, *args)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+def snapshot(opened, item, images, keep, now):
+    opened.snapshot(images, name=item, keep=keep, now=datetime.fromisoformat(now))
+
+def prune(opened, counts, item, max_dead, now):
+    plan = opened.plan_prune(RetentionRules(**counts), item=item, max_dead=max_dead, now=datetime.fromisoformat(now))
+    opened.prune(plan, confirmed=True)
+
+def restore(opened, point, disk, target):
+    opened.restore(point, disk=disk, output=target, source="vault")
+"""
+deaths = st.one_of(
+    st.tuples(st.sampled_from((*STEPS, *PRUNE_STEPS)), st.integers(1, 6), st.just(0)),
+    st.tuples(st.none(), st.integers(1, 150), st.just(0)),
+    st.tuples(st.none(), st.just(0), st.integers(1, 120)),
+)
 
 
 class Killed(BaseException):
     """The process ends here; nothing catches it but the test."""
 
 
-class VaultMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.root = Path(tempfile.mkdtemp(prefix="blockvault-stateful-"))
-        self.site = Site(self.root / "site")
-        self.points: dict[str, dict[str, Path]] = {}  # by the point's id: what its disks held
-        self.copies = 0
+def at(moment: Moment, act: Callable[[str], None]) -> Callable[[str], None]:
+    """A hook that acts once, at that moment."""
+    step, visit = moment
 
-    # --- churn ---
+    def hook(name: str) -> None:
+        nonlocal visit
+        if step in (None, name):
+            visit -= 1
+            if visit == 0:
+                act(name)
 
-    @initialize()
-    def begin(self) -> None:
-        for number, names in enumerate(ITEMS.values()):
-            for name in names:
-                path = self.site.root / name
-                path.write_bytes(text(6 * CHUNK, number) + noise(6 * CHUNK, number))
-                resize(path, 16 * CHUNK + 100)
+    return hook
 
-    def images(self, item: str) -> list[Path]:
-        return [self.site.root / name for name in ITEMS[item]]
 
-    @rule(item=items, number=seeds)
-    def pages(self, item: str, number: int) -> None:
-        """Pages all over the disk are replaced."""
-        rng = random.Random(number)
-        for path in self.images(item):
-            size = path.stat().st_size
-            for _ in range(rng.randint(1, 6)):
-                if size > 4096:
-                    write_at(path, rng.randrange(min(size, SIZE_MAX) // 4096) * 4096, noise(4096, rng.randrange(99)))
-            resize(path, size)
+def fail(number: int) -> Callable[[str], None]:
+    def act(name: str) -> None:
+        raise Killed(name) if number == 0 else OSError(number, os.strerror(number))
 
-    @rule(item=items, number=seeds)
-    def small_edits(self, item: str, number: int) -> None:
-        rng = random.Random(number)
-        path = rng.choice(self.images(item))
-        size = path.stat().st_size
-        for _ in range(rng.randint(1, 4)):
-            if size:
-                write_at(path, rng.randrange(min(size, SIZE_MAX)), b"edit %d" % number)
-        resize(path, size)
+    return act
 
-    @rule(item=items, number=seeds, how=st.sampled_from(["hole", "zeros"]))
-    def clear(self, item: str, number: int, how: str) -> None:
-        """A hole is punched, or zeros are written, over chunks or a part of one."""
-        rng = random.Random(number)
-        path = rng.choice(self.images(item))
-        size = path.stat().st_size
-        if size < 2:
-            return
-        start = rng.randrange(min(size, SIZE_MAX))
-        length = min(size - start, rng.choice([512, 4096, CHUNK, 5 * CHUNK]))
-        if how == "hole":
-            punch(path, start, length)
-        else:
-            write_at(path, start, bytes(length))
 
-    @rule(item=items, number=seeds)
-    def change_size(self, item: str, number: int) -> None:
-        """Grow or shrink, to a chunk's edge or not, to nothing, or over the edge of a cell."""
-        rng = random.Random(number)
-        path = rng.choice(self.images(item))
-        chunks = rng.choice([0, 1, 3, 8, 15, 16, 17, 24])
-        size = max(0, chunks * CHUNK + rng.choice([0, 0, 0, 1, -1, 511, 4096]))
-        resize(path, size + (GIB if rng.random() < 0.1 else 0))
+# The process is killed, the disk is full, or it fails for a moment and the same opened vault goes on.
+faults = st.sampled_from([0, errno.ENOSPC, errno.EIO])
 
-    @rule(item=items, number=seeds)
-    def append(self, item: str, number: int) -> None:
-        rng = random.Random(number)
-        path = rng.choice(self.images(item))
-        size = path.stat().st_size
-        if size < SIZE_MAX:
-            write_at(path, size, noise(rng.choice([1, 4096, 2 * CHUNK]), number % 50))
 
-    @rule(item=items, number=seeds)
-    def copy_inside(self, item: str, number: int) -> None:
-        """Chunks that the vault has already turn up elsewhere, on a chunk's edge or off it."""
-        rng = random.Random(number)
-        source = rng.choice([path for other in ITEMS for path in self.images(other)])
-        target = rng.choice(self.images(item))
-        with source.open("rb") as file:
-            file.seek(rng.randrange(12) * CHUNK)
-            data = file.read(3 * CHUNK)
-        size = target.stat().st_size
-        write_at(target, rng.randrange(16) * CHUNK + rng.choice([0, 0, 0, 4096]), data)
-        if size < SIZE_MAX:
-            resize(target, max(size, target.stat().st_size) if rng.random() < 0.5 else size)
+class VaultMachine(RetentionMachineRules):
+    done: ClassVar[Counter[str]] = Counter()  # over all runs
 
-    @precondition(lambda self: self.points)
-    @rule(data=st.data())
-    def put_back(self, data: st.DataObject) -> None:
-        """An image is as it was at some point again: what the digest state must not take for nothing new."""
-        point = data.draw(st.sampled_from(sorted(self.points, key=list(self.points).index)), label="point")
-        for name, copy in self.points[point].items():
-            keep_copy(copy, self.site.root / f"{name}.img")
-
-    # --- jobs ---
-
-    def remember(self, info: PointInfo) -> None:
-        self.points[info.id] = {}
-        for path in self.images(info.item):
-            self.copies += 1
-            self.points[info.id][path.stem] = keep_copy(path, self.root / f"copy-{self.copies}")
-
-    def listed(self) -> dict[str, PointInfo]:
-        return {info.id: info for info in self.site.vault.points()}
-
-    def take(self, item: str, monitor: Monitor | None = None, **options: bool) -> None:
-        targets = [str(path) for path in self.images(item)]
-        result = self.site.vault.snapshot(targets, name=item, monitor=monitor, **options)
-        assert result.warnings == ()
-        self.remember(self.site.vault.point(str(result.number)))
-
-    @rule(item=items, keep=st.booleans(), full=st.booleans())
-    def snapshot(self, item: str, keep: bool, full: bool) -> None:
-        self.take(item, keep=keep, full=full)
-
-    @rule(item=items)
-    def snapshot_only(self, item: str) -> None:
-        self.take(item, snapshot_only=True)
-
-    @rule()
-    def transfer(self) -> None:
-        results = self.site.vault.transfer()
-        assert all(result.tier is Tier.BOTH and result.warnings == () for result in results)
-        assert all(info.tier is not Tier.SNAPSHOT for info in self.listed().values())
-
-    @rule(item=items)
-    def nothing_changed(self, item: str) -> None:
-        """Two points without churn between them: the second stores no block and no layer."""
-        self.take(item, keep=False)
-        monitor = Monitor()
-        self.take(item, monitor, keep=False)
-        newest = max(self.listed().values(), key=lambda info: info.number)
-        assert newest.churn_source is ChurnSource.SCAN
-        assert newest.statistics.changed_chunks == 0
-        assert monitor.counters["blocks_stored"] == 0
-
-    @precondition(lambda self: self.points)
-    @rule(data=st.data(), source=st.sampled_from(["auto", "snapshot", "vault"]))
-    def restore(self, data: st.DataObject, source: str) -> None:
-        point = data.draw(st.sampled_from(sorted(self.points, key=list(self.points).index)), label="point")
-        tier = self.listed()[point].tier
-        if (source == "vault" and tier is Tier.SNAPSHOT) or (source == "snapshot" and tier is Tier.VAULT):
-            return
-        self.check(point, source)
-
-    def check(self, point: str, source: str) -> None:
-        for disk, copy in self.points[point].items():
-            target = self.root / "restored.img"
-            result = self.site.vault.restore(point, disk=disk, output=str(target), source=source)
-            at = first_difference(target, copy)
-            target.unlink()
-            assert at is None, f"point {result.label}, disk {disk}, from {result.source}: wrong from byte {at} on"
-            assert result.healed_chunks == 0
-
-    @precondition(lambda self: len(self.points) > 1)
-    @rule(data=st.data())
-    def compare(self, data: st.DataObject) -> None:
-        """`diff` of any two points of an item, and of a point and its images, tells the chunks that differ."""
-        known = self.listed()
-        inside = [point for point in self.points if known[point].tier is not Tier.SNAPSHOT]
-        if not inside:
-            return
-        left = data.draw(st.sampled_from(inside), label="left")
-        same = [point for point in inside if known[point].item == known[left].item]
-        right = data.draw(st.sampled_from(same), label="right")
-        result = self.site.vault.diff(left, right)
-        for disk in self.points[left]:
-            wanted = differing_chunks(self.points[left][disk], self.points[right][disk], CHUNK)
-            assert told(result.extents, disk) == wanted
-            image = self.site.root / f"{disk}.img"
-            changed = self.site.vault.diff(left, str(image), disk=disk)
-            assert told(changed.extents, disk) == differing_chunks(self.points[left][disk], image, CHUNK)
-
-    @rule(quick=st.booleans())
-    def verify(self, quick: bool) -> None:
-        assert self.site.vault.verify(quick=quick).damage == ()
-
-    # --- losses and faults ---
+    # --- losses ---
 
     @rule()
     def reopen(self) -> None:
@@ -260,120 +181,230 @@ class VaultMachine(RuleBasedStateMachine):
         if (self.site.host / "digests").is_dir():
             self.site.lose_digests()
 
-    def interrupted(self, item: str, keep: bool, action: Callable[[str], None]) -> BaseException | None:
-        """Take a point while `action` is called at every step; what ended the job, if anything did."""
-        before = set(self.listed())
-        failpoints.set_hook(action)
+    @rule()
+    def lose_host(self) -> None:
+        """The host's state is gone, and with it its snapshots; it begins a new origin."""
+        self.site.lose_host()
+        self.ledger.lose_host()
+
+    # --- faults in this process ---
+
+    def run_disturbed(self, hook: Callable[[str], None], work: Callable[[], object]) -> BaseException | None:
+        """Do a piece of work; what ended it, if anything did."""
         ended: BaseException | None = None
+        failpoints.set_hook(hook)
         try:
-            self.site.vault.snapshot([str(path) for path in self.images(item)], name=item, keep=keep)
+            work()
         except (BlockVaultError, OSError, Killed) as error:
             ended = error
         finally:
             failpoints.set_hook(None)
         if isinstance(ended, Killed):
             self.site.reopen()
-        new = {point: info for point, info in self.listed().items() if point not in before}
-        assert len(new) <= 1
-        assert new or ended is not None
-        for point, info in new.items():
-            self.remember(info)
-            self.check(point, "snapshot" if info.tier is Tier.SNAPSHOT else "vault")
         return ended
 
-    @rule(item=items, keep=st.booleans(), step=st.sampled_from(STEPS), visit=st.integers(1, 6))
-    def killed(self, item: str, keep: bool, step: str, visit: int) -> None:
-        def act(name: str) -> None:
-            nonlocal visit
-            if name == step:
-                visit -= 1
-                if visit == 0:
-                    raise Killed(name)
+    def settle_snapshot(self, now: datetime) -> bool:
+        """Take into the ledger what a snapshot that may have been interrupted left; whether there is a new point."""
+        infos = self.infos()
+        new = [info for point, info in infos.items() if point not in self.ledger.points]
+        assert len(new) <= 1
+        for info in new:
+            known = self.remember(info)
+            self.check(known, "vault" if known.in_vault else "snapshot")
+        for known in self.ledger.expirable_snapshots(self.site.vault.origin, now):
+            if known.id not in infos or infos[known.id].tier is Tier.VAULT:
+                known.snapshot_until = None
+                known.gone = known.gone or not known.in_vault
+        return bool(new)
 
-        self.interrupted(item, keep, act)
+    @rule(item=items, keep=st.booleans(), moment=moments, fault=faults)
+    def disturbed_snapshot(self, item: str, keep: bool, moment: Moment, fault: int) -> None:
+        targets = [str(path) for path in self.images(item)]
+        now = self.tick()
+        ended = self.run_disturbed(
+            at(moment, fail(fault)), lambda: self.site.vault.snapshot(targets, name=item, keep=keep, now=now)
+        )
+        assert self.settle_snapshot(now) or ended is not None
 
-    @rule(
-        item=items,
-        keep=st.booleans(),
-        step=st.sampled_from(STEPS),
-        visit=st.integers(1, 6),
-        number=st.sampled_from([errno.ENOSPC, errno.EIO]),
-    )
-    def refused(self, item: str, keep: bool, step: str, visit: int, number: int) -> None:
-        """The disk is full or fails for a moment; the same opened vault goes on."""
-
-        def act(name: str) -> None:
-            nonlocal visit
-            if name == step:
-                visit -= 1
-                if visit == 0:
-                    raise OSError(number, os.strerror(number))
-
-        self.interrupted(item, keep, act)
-
-    @rule(item=items, step=st.sampled_from(STEPS))
-    def cancelled(self, item: str, step: str) -> None:
-        before = set(self.listed())
+    @rule(item=items, moment=moments)
+    def cancelled(self, item: str, moment: Moment) -> None:
+        before = set(self.infos())
         monitor = Monitor()
-        failpoints.set_hook(lambda name: monitor.cancel() if name == step else None)
+        failpoints.set_hook(at(moment, lambda _: monitor.cancel()))
         try:
             self.take(item, monitor, keep=False)
         except CancelledError:
-            assert set(self.listed()) == before
+            assert set(self.infos()) == before
         finally:
             failpoints.set_hook(None)
+
+    @rule(data=st.data(), rules=retention, max_dead=max_deads, moment=prune_moments, fault=faults)
+    def disturbed_prune(
+        self, data: st.DataObject, rules: RetentionRules, max_dead: float, moment: Moment, fault: int
+    ) -> None:
+        plan, expected = self.foretell(rules, self.some_item(data), max_dead)
+        ended = self.run_disturbed(at(moment, fail(fault)), lambda: self.site.vault.prune(plan, confirmed=True))
+        self.settle_prune(expected, plan.now, whole=ended is None)
+
+    # --- kills of another process; this one has the vault open all the while ---
+
+    def run_child(self, death: tuple[str | None, int, int], verb: str, *args: object) -> bool:
+        """Do a piece of work in a child that may be killed; whether it came to its end."""
+        done = self.children.run(
+            CHILD, self.site.state, self.site.secret is not None, self.pack_bytes, *death, verb, *args
+        )
+        assert done["status"] in (0, -signal.SIGKILL, -signal.SIGALRM), f"{verb} {args}: {done}"
+        assert done["error"] is None
+        self.done["kills"] += done["status"] != 0
+        return bool(done["status"] == 0)
+
+    @rule(item=items, keep=st.booleans(), death=deaths)
+    def killed_snapshot(self, item: str, keep: bool, death: tuple[str | None, int, int]) -> None:
+        now = self.tick()
+        lived = self.run_child(death, "snapshot", item, [str(path) for path in self.images(item)], keep, to_text(now))
+        assert self.settle_snapshot(now) or not lived
+
+    @rule(data=st.data(), rules=retention, max_dead=max_deads, death=deaths)
+    def killed_prune(
+        self, data: st.DataObject, rules: RetentionRules, max_dead: float, death: tuple[str | None, int, int]
+    ) -> None:
+        item, now = self.some_item(data), self.tick()
+        expected = self.ledger.prune(rules, item, now)
+        given = {name: count for name, count in rules.counts() if count is not None}
+        lived = self.run_child(death, "prune", given, item, max_dead, to_text(now))
+        self.settle_prune(expected, now, whole=lived)
+
+    @precondition(lambda self: self.ledger.listed())
+    @rule(data=st.data(), death=deaths)
+    def killed_restore(self, data: st.DataObject, death: tuple[str | None, int, int]) -> None:
+        """What is at the target's name afterwards is the whole disk, or nothing."""
+        known = self.draw(data, [known for known in self.ledger.listed() if known.in_vault])
+        if known is None:
+            return
+        disk, target = next(iter(known.copies)), self.root / "killed.img"
+        lived = self.run_child(death, "restore", known.id, disk, str(target))
+        assert target.exists() or not lived
+        if target.exists():
+            assert target.stat().st_size == known.copies[disk].stat().st_size
+            target.unlink()
+
+    # --- parts that a vault may have ---
+
+    if hasattr(Vault, "repair"):
+
+        @rule()
+        def repair(self) -> None:
+            """There is nothing to be repaired, whatever was killed."""
+            self.site.vault.repair(now=self.tick())  # type: ignore[attr-defined]
+
+    if hasattr(Vault, "check"):
+
+        @rule(quick=st.booleans())
+        def look_it_over(self, quick: bool) -> None:
+            report = self.site.vault.check(quick=quick)  # type: ignore[attr-defined]
+            assert not report.damage
 
     # --- always ---
 
     @invariant()
-    def every_point_is_listed_and_no_other(self) -> None:
-        assert set(self.listed()) == set(self.points)
+    def every_point_is_as_the_ledger_says(self) -> None:
+        if not hasattr(self, "site"):
+            return
+        self.done["steps"] += 1
+        infos = self.infos()
+        assert set(infos) == {known.id for known in self.there()}
+        for point, info in infos.items():
+            known = self.ledger.points[point]
+            tiers = Tier.BOTH if known.snapshot_until else Tier.VAULT
+            assert info.tier is (tiers if known.in_vault else Tier.SNAPSHOT)
+            assert info.state.held == known.held
+            assert (info.state.deleted is None) == (known.deleted is None)
+            if known.purge_after is not None and info.state.purge_after is not None:
+                assert abs(known.purge_after - info.state.purge_after) < timedelta(minutes=1)
+
+    @invariant()
+    def some_point_restores(self) -> None:
+        if not hasattr(self, "site"):
+            return
+        there = [known for known in self.ledger.listed() if known.in_vault]
+        if there:
+            self.check(random.Random(self.done["steps"]).choice(there), "vault")
+
+    # --- the end ---
+
+    def check_everything(self) -> None:
+        for known in self.ledger.listed():
+            self.check(known, "vault")
+            if known.snapshot_until is not None:
+                self.check(known, "snapshot")
+        assert self.site.vault.verify().damage == ()
 
     def teardown(self) -> None:
         try:
             failpoints.set_hook(None)
-            self.site.vault.transfer()
-            known = self.listed()
-            assert set(known) == set(self.points)
-            for point in self.points:
-                self.check(point, "vault")
-                if known[point].tier is Tier.BOTH:
-                    self.check(point, "snapshot")
-            assert self.site.vault.verify().damage == ()
-            numbers = [info.number for info in known.values()]
-            assert len(numbers) == len(set(numbers))
+            if hasattr(self, "site"):
+                self.finish()
         finally:
-            self.site.close()
+            packing.PACK_BYTES = PACK_BYTES
+            if hasattr(self, "site"):
+                self.site.close()
             shutil.rmtree(self.root, ignore_errors=True)
 
+    def finish(self) -> None:
+        """Every point restores; what is pruned leaves exactly what the others need; at the end nothing is left."""
+        self.transfer()
+        for known in self.ledger.roots():
+            if known.deleted is not None:
+                self.site.vault.undelete_point(known.id, now=self.tick())
+                self.ledger.undelete(known)
+        self.check_everything()
+        self.prune_now(RetentionRules(keep_last=3, keep_monthly=2), None, 0.0)
+        self.days_pass(15)
+        self.prune_now(RetentionRules(), None, 0.0)
+        self.every_point_is_as_the_ledger_says()
+        self.check_everything()
+        self.end_all(self.ledger.roots())
 
-def told(extents: object, disk: str) -> set[int]:
-    return {
-        chunk
-        for extent in extents  # type: ignore[attr-defined]
-        if extent.disk == disk
-        for chunk in range(extent.offset // CHUNK, -(-(extent.offset + extent.byte_count) // CHUNK))
-    }
+    def end_all(self, roots: list[Known]) -> None:
+        for known in roots:
+            if known.held:
+                self.site.vault.unhold(known.id, now=self.tick())
+            self.site.vault.delete_point(known.id, purge=True, now=self.tick())
+            self.ledger.end(known)
+        self.prune_now(RetentionRules(), None, 0.0)
+        assert not survey(self.site.vault._session).held
+        assert not self.infos()
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[ForkServer]:
+    with ForkServer() as server:
+        yield server
 
 
 @pytest.mark.slow
-def test_a_vault_is_a_dictionary_of_images() -> None:
+def test_a_vault_is_a_dictionary_of_images(children: ForkServer) -> None:
     examples = os.environ.get("BLOCKVAULT_STATEFUL_EXAMPLES")
     common = settings(
         deadline=None,
         database=None,
         print_blob=True,
-        stateful_step_count=25,
+        stateful_step_count=210,
         suppress_health_check=list(HealthCheck),
     )
+    VaultMachine.children = children
     if examples is None:
         run_state_machine_as_test(
             VaultMachine,
-            settings=settings(common, max_examples=18, derandomize=True, phases=[Phase.generate, Phase.shrink]),
+            settings=settings(common, max_examples=2, derandomize=True, phases=[Phase.generate, Phase.shrink]),
         )
         return
     number = int(os.environ.get("BLOCKVAULT_STATEFUL_SEED") or random.SystemRandom().randrange(2**32))
     print(f"\nBLOCKVAULT_STATEFUL_SEED={number}")
-    longer = settings(common, max_examples=int(examples), stateful_step_count=40)
+    steps = int(os.environ.get("BLOCKVAULT_STATEFUL_STEPS") or 300)
+    longer = settings(common, max_examples=int(examples), stateful_step_count=steps)
     machine = seed(number)(VaultMachine)
-    run_state_machine_as_test(machine, settings=longer)
+    try:
+        run_state_machine_as_test(machine, settings=longer)
+    finally:
+        print(f"\n{VaultMachine.done['steps']} steps, {VaultMachine.done['kills']} processes killed")

@@ -1,0 +1,162 @@
+"""Rules of a Hypothesis machine that hold, delete, bring back and prune points, each foretold by the ledger."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from statistics import median
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from blockvault.errors import BlockVaultError, InvalidInputError, NotFoundError
+from blockvault.model import PrunePlan
+from blockvault.policy import RetentionRules
+from helpers.job_rules import JobRules
+from helpers.ledger import Expected, Known
+from helpers.stored import check_clean
+
+counts = st.one_of(st.none(), st.none(), st.integers(1, 4))
+retention = st.builds(
+    RetentionRules,
+    keep_last=counts,
+    keep_daily=counts,
+    keep_weekly=counts,
+    keep_monthly=counts,
+    keep_yearly=counts,
+)
+max_deads = st.sampled_from([0.0, 0.0, 0.05, 0.6, 1.0])
+
+
+class RetentionMachineRules(JobRules):
+    """What ends points, and what keeps them from it."""
+
+    def there(self) -> list[Known]:
+        return [known for known in self.ledger.points.values() if not known.gone]
+
+    @precondition(lambda self: self.there())
+    @rule(data=st.data())
+    def hold(self, data: st.DataObject) -> None:
+        known = data.draw(st.sampled_from(self.there()), label="point")
+        if not known.in_vault:
+            with pytest.raises(NotFoundError, match="only a snapshot"):
+                self.site.vault.hold(known.id)
+            return
+        assert self.site.vault.hold(known.id, reason="the auditors come", now=self.tick()).state.held
+        known.held = True
+
+    @precondition(lambda self: self.ledger.roots())
+    @rule(data=st.data())
+    def unhold(self, data: st.DataObject) -> None:
+        known = data.draw(st.sampled_from(self.ledger.roots()), label="point")
+        now = self.tick()
+        if not known.held:
+            with pytest.raises(InvalidInputError, match="is not held"):
+                self.site.vault.unhold(known.id, now=now)
+            return
+        assert not self.site.vault.unhold(known.id, now=now).state.held
+        self.ledger.unhold(known, now)
+
+    @precondition(lambda self: self.there())
+    @rule(data=st.data(), purge=st.booleans())
+    def delete(self, data: st.DataObject, purge: bool) -> None:
+        known = data.draw(st.sampled_from(self.there()), label="point")
+        now = self.tick()
+        if known.held or (known.deleted is not None and not purge):
+            with pytest.raises(BlockVaultError) as refused:
+                self.site.vault.delete_point(known.id, purge=purge, now=now)
+            assert refused.value.kind in ("point.held", "point.deleted", "point.marked-meanwhile")
+            return
+        self.site.vault.delete_point(known.id, purge=purge, now=now)
+        if purge or not known.in_vault:
+            self.ledger.end(known)
+        else:
+            self.ledger.delete(known, now)
+
+    @precondition(lambda self: self.ledger.roots())
+    @rule(data=st.data())
+    def undelete(self, data: st.DataObject) -> None:
+        known = data.draw(st.sampled_from(self.ledger.roots()), label="point")
+        now = self.tick()
+        if known.deleted is None:
+            with pytest.raises(InvalidInputError, match="is not deleted"):
+                self.site.vault.undelete_point(known.id, now=now)
+            return
+        self.site.vault.undelete_point(known.id, now=now)
+        self.ledger.undelete(known)
+
+    # --- prune ---
+
+    def foretell(self, rules: RetentionRules, item: str | None, max_dead: float) -> tuple[PrunePlan, Expected]:
+        """The vault's plan, held against the ledger's."""
+        now = self.tick()
+        expected = self.ledger.prune(rules, item, now)
+        plan = self.site.vault.plan_prune(rules, item=item, max_dead=max_dead, now=now)
+        ids = {info.point.ref: info.id for info in self.infos().values() if info.point is not None}
+        assert {ids[decision.ref] for decision in plan.decisions if decision.keep} == expected.kept
+        assert {ids[decision.ref] for decision in plan.decisions if not decision.keep} == expected.expired
+        assert {ids[ref] for ref, _ in plan.purges} == expected.purged
+        assert set(plan.emptied_items) == expected.emptied
+        assert bool(plan.clock_doubt) == self.clock_is_in_doubt(expected, now)
+        return plan, expected
+
+    def clock_is_in_doubt(self, expected: Expected, now: datetime) -> bool:
+        """Whether points would end although no point was taken for more than two intervals."""
+        taken = sorted(known.taken for known in self.ledger.roots())
+        if not (expected.expired or expected.purged):
+            return False
+        gaps = [later - earlier for earlier, later in zip(taken[-20:], taken[-19:], strict=False)]
+        return now - taken[-1] > 2 * max([timedelta(days=1), *([median(gaps)] if gaps else [])])
+
+    def settle_prune(self, expected: Expected, now: datetime, *, whole: bool) -> None:
+        """Take into the ledger what a prune did; if it was not interrupted, that is all of what it was to do."""
+        infos = self.infos()
+        purged = {point for point in expected.purged if point not in infos}
+        expired = {point for point in expected.expired if point not in infos or infos[point].state.deleted is not None}
+        if whole:
+            assert purged == expected.purged
+        if whole or purged:
+            assert expired == expected.expired, "points were purged before all were expired"
+        for point in expired:
+            self.ledger.delete(self.ledger.points[point], now)
+        for point in purged:
+            self.ledger.end(self.ledger.points[point])
+
+    def prune_now(self, rules: RetentionRules, item: str | None, max_dead: float) -> None:
+        """A prune that nothing disturbs; afterwards the vault holds what its points need."""
+        plan, expected = self.foretell(rules, item, max_dead)
+        half_done = bool(self.site.objects("main/condemned"))
+        result = self.site.vault.prune(plan, confirmed=True)
+        assert result.problem is None
+        assert not result.reclaim.waiting_objects
+        assert len(result.expired) == len(expected.expired)
+        assert len(result.purged) == len(expected.purged)
+        self.settle_prune(expected, plan.now, whole=True)
+        if half_done and max_dead == 0.0:
+            # What an interrupted run had condemned was carried out as it was; what died since goes with the next run.
+            self.site.vault.prune(
+                self.site.vault.plan_prune(item=item, max_dead=max_dead, now=plan.now), confirmed=True
+            )
+        check_clean(self.site.vault._session, self.site.folder, exact=max_dead == 0.0)
+
+    def some_item(self, data: st.DataObject) -> str | None:
+        known = sorted({known.item for known in self.ledger.points.values()})
+        return data.draw(st.sampled_from([None, *known]), label="item")
+
+    @rule(data=st.data(), rules=retention, max_dead=max_deads)
+    def prune(self, data: st.DataObject, rules: RetentionRules, max_dead: float) -> None:
+        self.prune_now(rules, self.some_item(data), max_dead)
+
+    @rule(data=st.data(), rules=retention)
+    def prune_unasked(self, data: st.DataObject, rules: RetentionRules) -> None:
+        """What must be confirmed is not done without; a plan is not carried out twice."""
+        plan, expected = self.foretell(rules, self.some_item(data), 0.6)
+        if not plan.emptied_items and not plan.clock_doubt:
+            self.site.vault.prune(plan)
+            self.settle_prune(expected, plan.now, whole=True)
+            return
+        before = self.infos()
+        with pytest.raises(InvalidInputError) as refused:
+            self.site.vault.prune(plan)
+        assert refused.value.kind in ("prune.last-point", "prune.clock")
+        assert self.infos() == before
