@@ -130,7 +130,8 @@ class Session:
                 why=f"this BlockVault writes version {FORMAT_VERSION}; reading works",
                 do="use a newer BlockVault for this vault",
             )
-        if self._refused is not None and self._refused.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        forbidden = (errno.EROFS, errno.EACCES, errno.EPERM)
+        if self._refused is not None and (self._refused.errno not in forbidden or os.access(self.path, os.W_OK)):
             raise self._refused
         if self.index is None:
             raise DeviceError(

@@ -15,6 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -221,8 +222,9 @@ class HostState:
 
     def _refuse(self, error: OSError) -> None:
         full = error.errno in SPACE_ERRORS
+        forbidden = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
         self.refused = DeviceError(
-            "host.no-space" if full else "host.read-only",
+            "host.no-space" if full else "host.read-only" if forbidden else "host.state-failed",
             f"this host's state in {self.folder} cannot be written",
             why=os.strerror(error.errno) if error.errno else str(error),
             do=(

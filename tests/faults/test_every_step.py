@@ -169,7 +169,7 @@ def test_a_job(children: ForkServer, tmp_path: Path, keep: bool) -> None:
         if keep:
             site.check(max(site.copies, key=int), source="snapshot")
         assert outcomes["job.cancelled"] > 10
-        assert sum(outcomes.values()) > 90
+        assert sum(outcomes.values()) >= 80
         site.lose_index()
         site.sound()
 
