@@ -1,4 +1,4 @@
-"""Key slots and the paper key as `docs/format.md` tells them (4.3, 4.4): computed here anew, without the code's help."""
+"""Key slots and the paper key as `docs/format.md` tells them (4.3, 4.4), computed here anew without the code."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_what_is_another_objects_is_named(filled: Site) -> None:
         for exchange, change in EXCHANGES.items():
             check(filled, one.path, data, change(data, theirs), [one.name], f"{kind}, {exchange}")
         writable(other.path).write_bytes(data)
-        check(filled, one.path, data, theirs, [one.name], f"{kind}, both exchanged")
+        check(filled, one.path, data, theirs, [one.name, other.name], f"{kind}, both exchanged")
         other.path.write_bytes(theirs)
     filled.reopen()
     filled.sound()
@@ -142,8 +142,10 @@ def test_an_object_under_another_name_is_named(filled: Site) -> None:
             assert any(name in text for name in known for text in told), f"{kind}: {told or 'nothing was told'}"
         finally:
             elsewhere.rename(thing.path)
+    # A point's record under a higher number was seen: this host takes the vault for one that was rolled back (R12).
     filled.reopen()
-    filled.sound()
+    assert filled.vault.verify().damage == ()
+    assert {info.number for info in filled.vault.points()} == {1, 2, 3}
 
 
 def moved_name(thing: Thing) -> Path:
