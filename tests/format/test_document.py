@@ -100,6 +100,7 @@ def test_a_record_takes_what_the_table_says_and_no_other_type(name: str) -> None
             "statistics": {},
             "domain": "main",
             "revision": 0,
+            "soft_delete_days": 14,
         }
     )
     if name == "PointBody":

@@ -326,7 +326,11 @@ def test_of_two_that_begin_an_epoch_at_once_one_is_told(keyed: Site) -> None:
         assert keyed.vault.keys.rotate(now=utc_now()) == 3
     assert sorted(path.name for path in (keyed.folder / "config").iterdir()) == ["000000", "000001", "000002"]
     keyed.reopen()
-    assert keyed.vault.keys.epochs == 3
+    assert keyed.vault.keys.rotate(now=utc_now()) == 4
+    keyed.reopen()
+    assert keyed.vault.keys.epochs == 4
+    heads = [HEAD.unpack(path.read_bytes()[:HEAD_BYTES]) for path in keyed.objects("config")]
+    assert [head[5] for head in heads] == [0, 0, 0, 0], "what tells the epochs is readable without knowing them"
     keyed.sound()
 
 
@@ -402,10 +406,22 @@ def test_two_hosts_that_add_at_once_get_a_number_each(keyed: Site, hook: Callabl
         assert opens(keyed, secret) == slot
 
 
+@pytest.mark.parametrize("how", ["flipped", "of another master key"])
 def test_a_new_slot_that_does_not_read_back_is_told_and_takes_no_other_with_it(
-    keyed: Site, hook: Callable[[Hook | None], None]
+    keyed: Site, hook: Callable[[Hook | None], None], how: str
 ) -> None:
-    hook(lambda name: flip(keyed.folder / "keys" / "1", 60) if name == "key.added" else None)
+    path, vault_id = keyed.folder / "keys" / "1", bytes.fromhex(keyed.vault.id)
+
+    def disturb(name: str) -> None:
+        if name != "key.added":
+            return
+        if how == "flipped":
+            flip(path, 60)
+        else:
+            data = vault_keys.wrap(bytes(32), vault_id, 1, OTHER, label="first", created="2026-11-20T02:00:00Z")
+            writable(path).write_bytes(data)
+
+    hook(disturb)
     with pytest.raises(BlockVaultError) as caught:
         keyed.vault.keys.replace(0, OTHER, now=utc_now())
     hook(None)
