@@ -93,16 +93,15 @@ class Reclaimer:
 
     def plan(self, max_dead: float = MAX_DEAD_DEFAULT, *, without: Iterable[PointRef] = ()) -> ReclaimPlan:
         """What could be freed now, or if the points `without` had ended. Nothing is changed."""
-        gone = set(without)
+        gone, seen = set(without), None
         while True:
             layers, packs = self._there()
-            roots, leases = self._roots(gone)
-            marker = Marker(self._store, self._keys, self._monitor)
             try:
-                marker.add(roots)
+                marker, leases = self._mark(without=gone)
             except CorruptionError:
-                # Another process may have purged points and freed what they needed since the roots were listed.
-                if {point.ref for point in self._roots(gone)[0]} == {point.ref for point in roots}:
+                # Another process may have freed what these roots need, after they had ended: look at them anew.
+                before, seen = seen, [point.ref for point in self._session.catalog.points()]
+                if seen == before:
                     raise
                 continue
             return self._plan(marker, leases, layers, packs, max_dead)
@@ -111,23 +110,18 @@ class Reclaimer:
         layers = [LayerName(bytes.fromhex(entry)) for entry in self._store.entries(LAYERS_FOLDER) if _is_name(entry)]
         return layers, self._session.shelf.all_packs()
 
-    def _mark(self, marker: Marker | None = None) -> tuple[Marker, list[Live]]:
-        """Mark all roots. With `marker` only what is new."""
-        roots, leases = self._roots(set())
-        marker = marker or Marker(self._store, self._keys, self._monitor)
-        marker.add(roots)
-        return marker, leases
-
-    def _roots(self, without: set[PointRef]) -> tuple[list[Point], list[Live]]:
-        """What must be marked: leases are looked at first, then points."""
+    def _mark(self, marker: Marker | None = None, *, without: set[PointRef] | None = None) -> tuple[Marker, list[Live]]:
+        """Mark all roots: of the leases first, then of the points. With `marker` only what is new."""
         leases = live_leases(self._store, self._keys)
         catalog = self._session.catalog
         catalog.refresh()
-        roots = [point for point in catalog.points() if point.ref not in without]
+        marker = marker or Marker(self._store, self._keys, self._monitor)
+        roots = [point for point in catalog.points() if point.ref not in (without or set())]
         for name, damage in sorted(catalog.damage.items()):
             if name.startswith("points/") and catalog.state(_ref_of(name)).is_root:
                 raise stopped(CorruptionError("", f"the point record {name} is damaged", why=damage.reason))
-        return [*roots, *self._parents(leases)], leases
+        marker.add([*roots, *self._parents(leases)])
+        return marker, leases
 
     def _parents(self, leases: list[Live]) -> list[Point]:
         """What running work builds on stays, whatever became of it (R9)."""
