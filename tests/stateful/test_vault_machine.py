@@ -294,8 +294,10 @@ class VaultMachine(RetentionMachineRules):
 
         @rule()
         def repair(self) -> None:
-            """There is nothing to be repaired, whatever was killed."""
-            self.site.vault.repair(now=self.tick())  # type: ignore[attr-defined]
+            """There is nothing to be healed, whatever was killed."""
+            report = self.site.vault.repair(now=self.tick())  # type: ignore[attr-defined]
+            assert not report.healed
+            assert not report.left
 
     if hasattr(Vault, "check"):
 
@@ -303,6 +305,14 @@ class VaultMachine(RetentionMachineRules):
         def look_it_over(self, quick: bool) -> None:
             report = self.site.vault.check(quick=quick)  # type: ignore[attr-defined]
             assert not report.damage
+
+    @rule(anew=st.booleans())
+    def rotate_keys(self, anew: bool) -> None:
+        """A new data key: what is written by who opens the vault later is sealed with it, the rest stays as it is."""
+        if self.site.secret is not None and hasattr(self.site.vault, "keys"):
+            self.site.vault.keys.rotate(now=self.tick())
+            if anew:
+                self.site.reopen()
 
     # --- always ---
 
