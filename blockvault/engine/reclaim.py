@@ -93,9 +93,18 @@ class Reclaimer:
 
     def plan(self, max_dead: float = MAX_DEAD_DEFAULT, *, without: Iterable[PointRef] = ()) -> ReclaimPlan:
         """What could be freed now, or if the points `without` had ended. Nothing is changed."""
-        layers, packs = self._there()
-        marker, leases = self._mark(without=set(without), tidy=False)
-        return self._plan(marker, leases, layers, packs, max_dead)
+        gone, seen = set(without), None
+        while True:
+            layers, packs = self._there()
+            try:
+                marker, leases = self._mark(without=gone, tidy=False)
+            except CorruptionError:
+                # Another process may have freed what these roots need, after they had ended: look at them anew.
+                before, seen = seen, [point.ref for point in self._session.catalog.points()]
+                if seen == before:
+                    raise
+                continue
+            return self._plan(marker, leases, layers, packs, max_dead)
 
     def _there(self) -> tuple[list[LayerName], list[tuple[PackName, list[str]]]]:
         layers = [LayerName(bytes.fromhex(entry)) for entry in self._store.entries(LAYERS_FOLDER) if _is_name(entry)]

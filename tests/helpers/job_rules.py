@@ -137,7 +137,8 @@ class JobRules(ChurnRules):
         """Two points without churn between them: the second stores no block and no layer."""
         self.take(item, keep=False)
         monitor = Monitor()
-        newest = self.infos()[self.take(item, monitor, keep=False).id]
+        taken = self.take(item, monitor, keep=False)
+        newest = self.infos()[taken.id]
         assert newest.churn_source is ChurnSource.SCAN
         assert newest.statistics.changed_chunks == 0
         assert monitor.counters["blocks_stored"] == 0
