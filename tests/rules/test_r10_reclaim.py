@@ -248,7 +248,7 @@ def find_id(scene: Scene, data: bytes) -> list[np.ndarray]:
     return [np.frombuffer(blake3.blake3(data, key=keys.id_key).digest(), dtype=np.uint8)]
 
 
-# --- dedup and bases beside condemning ------------------------------------------------------------------------------
+# --- dedup and bases beside condemning ------------------------------
 
 
 def test_dedup_onto_a_dead_block_while_it_is_condemned(site: Site, hook: SetHook) -> None:
@@ -333,7 +333,7 @@ def test_a_shared_pack_of_a_running_transfer_is_not_cut_down(
     site.sound()
 
 
-# --- beside readers -----------------------------------------------------------------------------------------------
+# --- beside readers ------------------------------
 
 
 def test_a_restore_whose_point_is_purged_and_pruned(site: Site, hook: SetHook) -> None:
@@ -470,7 +470,7 @@ def test_a_record_stays_while_a_reader_names_its_point(site: Site, hook: SetHook
     site.sound()
 
 
-# --- markers and rounds ------------------------------------------------------------------------------------------
+# --- markers and rounds ------------------------------
 
 
 def waiting_scene(site: Site) -> Iterator[None]:
@@ -593,7 +593,7 @@ def test_a_marker_of_more_slots_than_a_pack_can_have(site: Site) -> None:
     assert markers(site) == []
 
 
-# --- packs ---------------------------------------------------------------------------------------------------------
+# --- packs ------------------------------
 
 
 def cut_scene(site: Site) -> tuple[Scene, PackName, int, int]:
@@ -697,7 +697,7 @@ def test_an_older_generation_stays_where_the_newest_is_not_whole(site: Site, wha
     assert old.exists(), "it is the only one that has every needed slot"
 
 
-# --- two at once, the index, the snapshot tier, faults ---------------------------------------------------------------
+# --- two at once, the index, the snapshot tier, faults ------------------------------
 
 
 def test_two_prunes_at_once(site: Site, hook: SetHook) -> None:
