@@ -329,7 +329,9 @@ def test_no_number_comes_again(site: Site, image: Path, lost: str) -> None:
         shutil.rmtree(site.host)
     write_at(image, 0, b"on")
     assert site.take(image).number == 4
-    site.sound()
+    site.check(4)
+    assert {info.number for info in site.vault.points()} == {1, 2, 4}
+    assert site.vault.verify().damage == ()
 
 
 def test_a_snapshot_that_outlives_its_purged_point_is_not_transferred_again(
