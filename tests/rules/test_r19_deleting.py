@@ -268,6 +268,34 @@ def test_what_may_have_been_a_hold_is_never_purged(site: Site, image: Path, chan
     site.check_all()
 
 
+@pytest.mark.parametrize("gone", ["the newest mark, a hold", "a point's record"])
+def test_what_this_host_has_seen_and_is_gone_is_asked_for(site: Site, image: Path, gone: str) -> None:
+    """Nothing in the vault tells of it any more: a prune would end a held point, or free what a lost record needs."""
+    now = utc_now()
+    site.vault.delete_point("2", now=now - 40 * DAY)
+    site.vault.hold("2", now=now - 39 * DAY)
+    site.reopen()
+    path = marks_of(site, 2)[1] if gone.endswith("hold") else site.folder / f"points/{site.vault.origin}/{1:010d}"
+    kept = path.read_bytes()
+    site.close()
+    path.unlink()
+    before = site.objects("main")
+    plan = site.vault.plan_prune(max_dead=0.0)
+    assert path.name in plan.vanished
+    with pytest.raises(InvalidInputError) as caught:
+        site.vault.prune(plan)
+    assert caught.value.kind == "prune.records-gone"
+    assert path.parent.name in (caught.value.why or "")
+    assert site.objects("main") == before
+    site.close()
+    path.write_bytes(kept)
+    assert site.vault.plan_prune().vanished == ""
+    assert site.vault.prune(site.vault.plan_prune()).purged == []
+    site.vault.unhold("2")
+    site.vault.undelete_point("2")
+    site.sound()
+
+
 def test_what_is_uncertain_does_not_expire(site: Site, image: Path) -> None:
     site.vault.hold("1")
     site.vault.unhold("1")
