@@ -415,6 +415,7 @@ class Backup:
         if parent is None or blank.parent is None:
             audit = "every data chunk was read"
         with self._lease(blank, "transfer"):
+            self._check_parent(blank)
             if record is not None and parent is not None and blank.parent is not None:
                 audit = use_map(self._session, record, parent, inputs, monitor) or audit
             marked = condemned.look(self._session.store, self._session.keys)
@@ -440,6 +441,17 @@ class Backup:
         except (BlockVaultError, OSError) as error:
             _warn_not_noted(monitor, point, error)
         return point
+
+    def _check_parent(self, blank: Point) -> None:
+        """From its lease on a parent stays; one that ended just before is found here, not after hours at R8."""
+        if blank.parent is None or self._session.catalog.check_parent(blank.parent, blank.parent_digest or b""):
+            return
+        raise ConflictError(
+            "transfer.conflict",
+            f"the transfer of item '{blank.item_name}' was not begun",
+            why=f"its parent, point {blank.parent.number}, was purged just now",
+            do="run the command again: it takes the newest point as its parent",
+        )
 
     def _lease(self, point: Point, operation: str) -> Lease:
         parents = [] if point.parent is None else [(point.parent, point.parent_digest or b"")]

@@ -8,6 +8,8 @@ Invariants (R19):
 - A purge is made only on exactly the marks on which it was decided: a hold made at the same moment makes it fail.
 - Time is the earlier of the host's clock and the store's; where it lies far beyond the newest record the plan says
   so, and is carried out only when confirmed: a clock that jumped must not end years of points.
+- Where records that this host has seen are gone, one may have been a hold, or a point whose blocks would be freed: that
+  has to be confirmed, too.
 - A plan is carried out once, and each of its steps looks at the point again.
 """
 
@@ -42,6 +44,7 @@ from blockvault.policy import RetentionPoint, RetentionRules, plan
 
 INTERVAL_LEAST = timedelta(days=1)
 GAPS_LOOKED_AT = 20
+ROLLED_BACK = "vault.rolled-back"  # of what opening noticed: records that this host has seen are gone
 
 
 class Expirer:
@@ -207,6 +210,7 @@ class Expirer:
             soft_delete_days=self._session.soft_delete_days,
             max_dead=max_dead,
             now=moment,
+            vanished="; ".join(each.message for each in self._session.notices if each.kind == ROLLED_BACK),
         )
 
     def execute(self, plan: PrunePlan, *, confirmed: bool) -> PruneResult:
@@ -215,8 +219,8 @@ class Expirer:
         `problem` of the result is what ended the reclaim, if something did: what was expired and purged stays so.
 
         Raises:
-            InvalidInputError: the plan would end all points of an item, or the clock is in doubt, and it is not
-                `confirmed` (`prune.last-point`, `prune.clock`); nothing was changed.
+            InvalidInputError: the plan would end all points of an item, the clock is in doubt, or records vanished, and
+                it is not `confirmed` (`prune.last-point`, `prune.clock`, `prune.records-gone`); nothing was changed.
         """
         self._session.check_writable()
         if plan.used:
@@ -290,6 +294,15 @@ def doubts_of(plan: PrunePlan) -> list[InvalidInputError]:
         )
         for item in plan.emptied_items
     ]
+    if plan.vanished:
+        found.append(
+            InvalidInputError(
+                "prune.records-gone",
+                "records of this vault are gone: points that are not listed, or holds, would be lost for good",
+                why=plan.vanished,
+                do="put them back from a copy of the vault; if they are not wanted, add --yes",
+            )
+        )
     if plan.clock_doubt:
         found.append(
             InvalidInputError(

@@ -11,8 +11,9 @@ Invariants:
 - A root or a layer that cannot be read ends the marking (`reclaim.stopped`): nobody knows what it needs.
 - Points may be added later; what was needed stays needed.
 
-How the work grows: each layer's segment of a cell is read once for a disk; a stack costs a pass over its layers'
-stated chunks. Memory follows one cell of one disk.
+How the work grows: each layer's segment of a cell is read once for a disk. A stack costs a pass over its layers only
+where one of them is seen in part so far: a layer that is the newest of some root needs none. Memory follows one cell of
+one disk.
 """
 
 from __future__ import annotations
@@ -91,9 +92,17 @@ class _Said:
     base_slot: NDArray[np.uint32]
     stated: NDArray[np.uint32]  # chunks that are hidden from older layers
     seen: NDArray[np.bool_] = field(init=False)
+    all_seen: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.seen = np.zeros(len(self.chunk), dtype=np.bool_)
+        self.all_seen = not len(self.chunk)
+
+    def see(self, limit: int) -> None:
+        """A stack sees all of it, up to the end of its disk."""
+        if not self.all_seen:
+            self.seen |= self.chunk < limit
+            self.all_seen = bool(self.seen.all())
 
 
 class Marker:
@@ -144,35 +153,29 @@ class Marker:
                 reader.close()
 
     def _mark_cell(self, cell: int, stacks: list[Stack], readers: dict[LayerName, LayerReader]) -> None:
-        said: dict[LayerName, _Said] = {}
-        done: set[tuple[tuple[LayerName, ...], int]] = set()
         entries = {name: reader.entry(cell) for name, reader in readers.items()}
-        for layers, chunks, _ in stacks:
-            if cell >= cell_count(chunks):
-                continue
-            here: list[LayerName] = []
-            for ref in layers:
-                entry = entries[ref.name]
-                if entry is None:
-                    continue
-                if entry["kind"] != ENTRY_SEGMENT:
-                    break  # states the whole cell: what lies below is hidden
-                here.append(ref.name)
-            limit = min(CELL_CHUNKS, chunks - cell * CELL_CHUNKS)
-            key = (tuple(here), limit)
-            if key in done:
-                continue
-            done.add(key)
-            free = np.zeros(CELL_CHUNKS, dtype=np.bool_)
-            free[:limit] = True
+        views = dict.fromkeys(
+            (_speaking(layers, entries), min(CELL_CHUNKS, chunks - cell * CELL_CHUNKS))
+            for layers, chunks, _ in stacks
+            if cell < cell_count(chunks)
+        )
+        said: dict[LayerName, _Said] = {}
+        for here, _ in views:
             for name in here:
-                layer = said.get(name)
-                if layer is None:
-                    layer = said[name] = _read_said(readers[name], entries[name])
+                if name not in said:
+                    said[name] = _read_said(readers[name], entries[name])
                     readers[name].close()
                     self._monitor.count("segments_marked")
-                layer.seen |= free[layer.chunk]
-                free[layer.stated] = False
+        # A layer on top of a stack hides behind nothing: most are that of the point that they were made for, and only
+        # for the others it has to be looked what lies above them.
+        for here, limit in views:
+            if here:
+                said[here[0]].see(limit)
+        for here, limit in views:
+            depth = max((at + 1 for at, name in enumerate(here) if not said[name].all_seen), default=0)
+            if depth > 1:
+                self._monitor.count("stacks_walked")
+                _look_down([said[name] for name in here[:depth]], limit)
         for layer in said.values():
             self._take(layer)
 
@@ -186,6 +189,30 @@ class Marker:
                 raise damaged(layer.layer, f"it names slot {int(slots.max())}, which no pack can have")
             for index in np.unique(pack).tolist():
                 self.needed.add(layer.packs[index], slots[pack == index])
+
+
+def _speaking(layers: tuple[LayerRef, ...], entries: dict[LayerName, Any]) -> tuple[LayerName, ...]:
+    """The layers of a stack that have a segment of the cell in hand, newest first, down to one that hides the rest."""
+    here: list[LayerName] = []
+    for ref in layers:
+        entry = entries[ref.name]
+        if entry is None:
+            continue
+        if entry["kind"] != ENTRY_SEGMENT:
+            break  # states the whole cell
+        here.append(ref.name)
+    return tuple(here)
+
+
+def _look_down(stack: list[_Said], limit: int) -> None:
+    """Note what a stack, newest first, sees of each of its layers."""
+    free = np.zeros(CELL_CHUNKS, dtype=np.bool_)
+    free[:limit] = True
+    for layer in stack:
+        if not layer.all_seen:
+            layer.seen |= free[layer.chunk]
+            layer.all_seen = bool(layer.seen.all())
+        free[layer.stated] = False
 
 
 def _read_said(reader: LayerReader, entry: Any) -> _Said:

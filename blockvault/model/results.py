@@ -227,7 +227,8 @@ class PrunePlan:
     """What a `prune` would do. It is carried out once (`used`).
 
     `purges` are deleted points whose days are over, and, where the vault has no soft delete, what expires now.
-    `emptied_items` and `clock_doubt` are what has to be confirmed.
+    `emptied_items`, `clock_doubt` and `vanished` (records that this host has seen and that are gone) are what has to be
+    confirmed.
     """
 
     decisions: tuple[PruneDecision, ...]
@@ -239,6 +240,7 @@ class PrunePlan:
     soft_delete_days: int
     max_dead: float
     now: datetime
+    vanished: str = ""
     used: bool = False
 
 

@@ -167,7 +167,7 @@ def test_in_batches_it_comes_to_the_same(site: Site) -> None:
     assert as_sets(site, marker) == whole
 
 
-# --- which points are roots ----------------------------------------------------------------------------------------
+# --- which points are roots ------------------------------
 
 
 def three_points(site: Site) -> Path:
@@ -210,7 +210,7 @@ def test_what_a_lease_names_is_a_root_ended_or_not(site: Site) -> None:
     assert as_sets(site, marker) == needed_by(site, [points[2]])
 
 
-# --- what cannot be read stops everything ----------------------------------------------------------------------------
+# --- what cannot be read stops everything ------------------------------
 
 
 def stopped(site: Site, name: str) -> None:

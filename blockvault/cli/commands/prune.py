@@ -90,6 +90,7 @@ def _fields(plan: PrunePlan) -> dict[str, Any]:
         "left_dead_bytes": plan.left_dead_bytes,
         "emptied_items": plan.emptied_items,
         "clock_doubt": plan.clock_doubt,
+        "vanished": plan.vanished,
         "soft_delete_days": plan.soft_delete_days,
     }
 
