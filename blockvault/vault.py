@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -20,6 +19,7 @@ from typing import Self
 from blockvault.clock import from_text, utc_now
 from blockvault.config import DEFAULT_VAULT, default_state_dir, default_vault, vault_path
 from blockvault.engine.backup import Backup
+from blockvault.engine.check import Check
 from blockvault.engine.compare import compare
 from blockvault.engine.expire import Expirer
 from blockvault.engine.in_place import InPlace
@@ -27,13 +27,16 @@ from blockvault.engine.items import Items
 from blockvault.engine.key_changes import KeyChanges
 from blockvault.engine.listing import Listing
 from blockvault.engine.reclaim import MAX_DEAD_DEFAULT
+from blockvault.engine.repair import Repair
 from blockvault.engine.restoring import Restorer, RestoreRequest
 from blockvault.engine.session import Session
 from blockvault.engine.usage import measure
-from blockvault.engine.verify import Verifier
+from blockvault.engine.verified import verified_state
+from blockvault.engine.verifying import verify
 from blockvault.errors import BlockVaultError, InvalidInputError, NotFoundError
 from blockvault.ids import check_vault_name
 from blockvault.model import (
+    CheckReport,
     Consistency,
     DiffResult,
     DryRunResult,
@@ -43,12 +46,16 @@ from blockvault.model import (
     PointState,
     PrunePlan,
     PruneResult,
+    RepairReport,
     RestoreResult,
     Secret,
     SnapshotRequest,
     SnapshotResult,
     Tier,
     UsageReport,
+    VaultSummary,
+    VerifyBudget,
+    VerifyCoverage,
     VerifyReport,
 )
 from blockvault.monitor import Monitor
@@ -57,17 +64,7 @@ from blockvault.store.folder import check_soft_delete_days, create_vault, open_f
 from blockvault.store.local import make_folders, sync_folder
 from blockvault.units import CHUNK_BYTES_DEFAULT, check_chunk_size
 
-
-@dataclass(frozen=True, slots=True)
-class VaultSummary:
-    """A vault as `vault list` shows it; `error` says why it cannot be opened."""
-
-    name: str
-    path: str
-    id: str
-    encrypted: bool
-    format_version: int
-    error: str | None = None
+VERIFY_DAYS = 30
 
 
 class Vault:
@@ -483,7 +480,13 @@ class Vault:
             stream=stream,
         )
         restorer = Restorer(
-            session.store, session.keys, session.shelf, session.tier, session.host.digests_folder, monitor
+            session.store,
+            session.keys,
+            session.shelf,
+            session.tier,
+            session.host.digests_folder,
+            session.quarantine,
+            monitor,
         )
         if info.point is None or dry_run:
             return restorer.run(request)
@@ -580,38 +583,88 @@ class Vault:
         with self._session.reading(info.point for info in self.points() if info.point is not None):
             return compare(self._session, self.points(), left, right, disk, monitor or Monitor())
 
-    def verify(self, point: str | None = None, *, quick: bool = False, monitor: Monitor | None = None) -> VerifyReport:
+    def verify(
+        self,
+        point: str | None = None,
+        *,
+        quick: bool = False,
+        budget: VerifyBudget | None = None,
+        within_days: int = VERIFY_DAYS,
+        now: datetime | None = None,
+        monitor: Monitor | None = None,
+    ) -> VerifyReport:
         """Check every byte that a point (None: every point, and the records besides) needs against its identity.
 
-        `quick` checks structure only: records, layers, tables and what binds them, no blocks.
+        What is found damaged goes into quarantine: no later point relies on it, the next one stores its chunks anew.
+
+        Args:
+            point: only this point.
+            quick: structure only: records, layers, tables and what binds them, no blocks.
+            budget: read blocks least recently verified first until it is spent; the next run goes on from there.
+            within_days: of how many days the report's `coverage` speaks.
+            now: the moment that is noted for what was read; None: the system's clock.
+            monitor: told of progress.
         """
-        monitor = monitor or Monitor()
         begun = time.monotonic()
-        session = self._session
-        infos = [self.point(point)] if point is not None else self.points()
-        chosen = [(info.label, info.point) for info in infos if info.point is not None]
-        if point is not None and not chosen:
-            raise NotFoundError(
-                "point.not-in-vault",
-                f"point {infos[0].label} is only a snapshot",
-                why="a snapshot has no identities to be checked against until it is transferred",
-                do="run `blockvault transfer` first",
-            )
-        verifier = Verifier(session.store, session.keys, session.shelf, session.catalog, monitor)
-        with session.reading(chosen_point for _, chosen_point in chosen):
-            there = {info.id for info in self.points()}  # what has ended before the lease was taken is left out
-            chosen = [(label, one) for label, one in chosen if one.id in there]
-            found = verifier.run(chosen, quick=quick, everything=point is None)
-        return VerifyReport(
+        return verify(
+            self._session,
+            self._listing,
+            [self.point(point)] if point is not None else self.points(),
+            everything=point is None,
             quick=quick,
-            points=len(chosen),
-            blocks=found.blocks,
-            plain_bytes=found.plain_bytes,
-            stored_bytes=found.stored_bytes,
-            damage=tuple(found.damage),
-            seconds=time.monotonic() - begun,
-            warnings=tuple(warning.message for warning in monitor.warnings),
+            budget=budget,
+            within_days=within_days,
+            moment=now or utc_now(),
+            elapsed=lambda: time.monotonic() - begun,
+            monitor=monitor or Monitor(),
         )
+
+    def check(self, *, quick: bool = False, now: datetime | None = None, monitor: Monitor | None = None) -> CheckReport:
+        """Check the vault's structure, LMDB, and what nobody needs any more; no block is decoded.
+
+        Args:
+            quick: leave out what no point needs: other packs' tables, and the entries of the dedup index.
+            now: the moment; None: the system's clock.
+            monitor: told of progress and warnings.
+        """
+        begun = time.monotonic()
+        return Check(self._session, monitor or Monitor()).run(
+            self.points(), quick=quick, moment=now or utc_now(), elapsed=lambda: time.monotonic() - begun
+        )
+
+    def repair(
+        self,
+        *,
+        dry_run: bool = False,
+        rebuild_index: bool = False,
+        quarantined_only: bool = False,
+        now: datetime | None = None,
+        monitor: Monitor | None = None,
+    ) -> RepairReport:
+        """Heal what is damaged where a copy is left: in the vault, in a snapshot, in the live image, in LMDB.
+
+        Args:
+            dry_run: say what would be done, and change nothing.
+            rebuild_index: make the LMDB store anew too.
+            quarantined_only: read only the blocks that are in quarantine, instead of all.
+            now: the moment; None: the system's clock.
+            monitor: told of progress and warnings.
+
+        Raises:
+            ConflictError: another process repairs or reclaims (`vault.locked`).
+        """
+        begun = time.monotonic()
+        repair = Repair(self._session, self._items, self._listing, monitor or Monitor(), dry_run=dry_run)
+        return repair.run(
+            rebuild_index=rebuild_index,
+            quarantined_only=quarantined_only,
+            moment=now or utc_now(),
+            elapsed=lambda: time.monotonic() - begun,
+        )
+
+    def coverage(self, *, within_days: int = VERIFY_DAYS, now: datetime | None = None) -> VerifyCoverage:
+        """How much of what points need was verified of late, as this host remembers it; nothing is read."""
+        return verified_state(self._session).coverage(now or utc_now(), within_days)
 
     def usage(self, *, by: str = "item") -> UsageReport:
         """Where the space goes, by `item` or by `tier`."""

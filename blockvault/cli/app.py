@@ -53,6 +53,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "list": ("vault_list", "List the vaults of this machine."),
         "show": ("vault_show", "Show a vault's settings."),
         "set": ("vault_set", "Change a vault's settings."),
+        "check": ("vault_check", "Check a vault's structure and count what nobody needs."),
+        "repair": ("vault_repair", "Heal what is damaged where a copy is left."),
         "key": ("", "Look at the keys of an encrypted vault and change them."),
     },
     "vault key": {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from blockvault.cli.call import Call
-    from blockvault.model import Item
+    from blockvault.model import Item, VerifyCoverage
 
     Facts = list[tuple[str, str]]
 
@@ -112,6 +112,35 @@ def point_fields(info: PointInfo) -> dict[str, Any]:
         "held_reason": info.state.held_reason,
         "deleted": info.state.deleted,
         "purge_after": info.state.purge_after,
+    }
+
+
+def coverage_facts(coverage: VerifyCoverage) -> Facts:
+    """How much of what points need was verified of late."""
+    if coverage.counted is None:
+        return [("verified", "never, as far as this machine knows")]
+    share = coverage.verified_bytes / coverage.needed_bytes if coverage.needed_bytes else 1.0
+    told = f"{share:.0%} of {format_size(coverage.needed_bytes)} within {counted(coverage.days, 'day')}"
+    if coverage.never_bytes:
+        told += f"; {format_size(coverage.never_bytes)} never"
+    facts = [("verified", told)]
+    if coverage.oldest is not None:
+        facts.append(("oldest", moment(coverage.oldest)))
+    return facts
+
+
+def coverage_fields(coverage: VerifyCoverage | None) -> dict[str, Any] | None:
+    """The same for `--json`."""
+    if coverage is None:
+        return None
+    return {
+        "within_days": coverage.days,
+        "needed_bytes": coverage.needed_bytes,
+        "verified_bytes": coverage.verified_bytes,
+        "never_bytes": coverage.never_bytes,
+        "oldest": coverage.oldest,
+        "newest": coverage.newest,
+        "counted": coverage.counted,
     }
 
 

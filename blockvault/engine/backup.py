@@ -431,8 +431,10 @@ class Backup:
                 monitor,
                 utc_now,
                 marked,
+                self._session.quarantine,
                 level,
             )
+            context.quarantine.refresh()
             transfer = Transfer(context, now=utc_now())
             point = transfer.run(replace(blank, audit=audit), inputs, before_commit=before_commit)
         try:

@@ -6,6 +6,9 @@ With the digest state and a changed-block map that was audited (`engine/claims.p
 
 A damaged cell of the digest state is compared by identity; without a manifest to do so it ends the walk.
 
+With `suspects` (something is in quarantine) a chunk whose block at the parent is not sound is a candidate whatever its
+digest says, and a cell of which the parent's manifest cannot be read is stated anew (R15).
+
 Invariants:
 - A chunk that is not a candidate and not cleared reads the same as at the parent: by digest, because both are holes, or
   because a map that was audited does not claim it.
@@ -25,6 +28,7 @@ from numpy.typing import NDArray
 from blockvault import kernel
 from blockvault.engine.claims import Claims
 from blockvault.engine.pipeline import SCAN_BYTES, worker_count
+from blockvault.engine.suspects import Suspects
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
 from blockvault.image.reader import DiskReader
@@ -72,6 +76,7 @@ class ChurnFinder:
         seed: int,
         monitor: Monitor,
         claims: Claims | None = None,
+        suspects: Suspects | None = None,
     ) -> None:
         self.reader = reader
         self.parent = parent
@@ -80,6 +85,7 @@ class ChurnFinder:
         self.claims = claims if digests is not None else None
         self.seed = seed
         self.monitor = monitor
+        self.suspects = suspects
         self.chunks = chunk_count(reader.size, reader.chunk_size)
         self.old_chunks = parent.chunk_count if parent else 0
         self.resized = parent is not None and parent.size != reader.size
@@ -100,7 +106,7 @@ class ChurnFinder:
             self.monitor.check()
             first, count = cell_bounds(cell, self.chunks)
             if self.claims is not None and not self.resized:
-                claimed = self.claims.mask(first, count)
+                claimed = self.claims.mask(first, count) | self._unsound(cell, first, count)[1]
                 churn = self._claimed_cell(cell, first, claimed) if claimed.any() else None
                 self._advance(first, count)
                 if churn is not None:
@@ -137,6 +143,22 @@ class ChurnFinder:
     def _advance(self, first: int, count: int) -> None:
         size = self.reader.chunk_size
         self.monitor.advance(max(0, min(self.reader.size, (first + count) * size) - first * size))
+
+    def _unsound(self, cell: int, first: int, count: int) -> tuple[CellMap | None, NDArray[np.bool_]]:
+        """The parent's manifest of a cell, and the chunks whose blocks there are not sound; all if it cannot be read.
+
+        Nothing is read, and nothing is unsound, where nothing is in quarantine.
+        """
+        found = np.zeros(count, dtype=np.bool_)
+        if self.suspects is None or cell not in self._with_segments or first >= self.old_chunks:
+            return None, found
+        parent = self._parent_cell(cell)
+        if parent is None:
+            found[:] = True
+        else:
+            known = min(parent.chunk_count, count)
+            found[:known] = self.suspects.rows(parent)[:known]
+        return parent, found
 
     def _claimed_cell(self, cell: int, first: int, claimed: NDArray[np.bool_]) -> CellChurn | None:
         """What a map claims: data is to be read; what became a hole is cleared."""
@@ -213,17 +235,22 @@ class ChurnFinder:
             self.monitor.count("scan_bytes", scan.read_bytes)
             self._advance(first + start, length)
         must_state = max(0, self.first_stated - first)
-        if after is None:
+        parent, again = self._unsound(cell, first, count)
+        if parent is None and again.any():
+            return self._list_cell(cell, first, count, list(self.reader.data_runs(first, count)), must_state=0)
+        again &= states == ChunkState.UNCHANGED
+        if after is None and not again.any():
             return None
         empty = states <= ChunkState.ZERO
         stated = np.arange(count) >= must_state
         cleared = empty & (before.any(axis=1) | stated)
         fills = np.zeros(count, dtype=np.uint8)
         fills[cleared] = np.where(states[cleared] == ChunkState.HOLE, int(FillKind.HOLE), int(FillKind.ZERO))
-        candidates = np.flatnonzero(states == ChunkState.CHANGED).astype(np.uint32)
+        candidates = np.flatnonzero((states == ChunkState.CHANGED) | again).astype(np.uint32)
         if not len(candidates) and not cleared.any():
             return None
-        parent = self._parent_cell(cell) if len(candidates) else None
+        if parent is None and len(candidates):
+            parent = self._parent_cell(cell)
         if self.manifest is not None and parent is None and len(candidates) and must_state:
             # The parent says nothing readable of this cell: state all of it again.
             return self._list_cell(cell, first, count, list(self.reader.data_runs(first, count)), must_state=0)

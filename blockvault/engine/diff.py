@@ -24,11 +24,12 @@ from blockvault.store.packs import PackShelf
 Extent = tuple[int, int]  # byte offset, byte count
 
 
-def ids_of(cell: CellMap, shelf: PackShelf) -> NDArray[np.uint8]:
-    """(chunks, 32) ids of a cell; zero bytes for hole and zero chunks."""
+def ids_of(cell: CellMap, shelf: PackShelf, *, only: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """(chunks, 32) ids of a cell, or of some of its chunks; zero bytes for hole and zero chunks."""
     ids = np.zeros((cell.chunk_count, 32), dtype=np.uint8)
-    for index in np.unique(cell.pack[cell.kind == FillKind.DATA]).tolist():
-        rows = np.flatnonzero(cell.pack == index)
+    asked = (cell.kind == FillKind.DATA) & (only if only is not None else True)
+    for index in np.unique(cell.pack[asked]).tolist():
+        rows = np.flatnonzero(asked & (cell.pack == index))
         ids[rows] = shelf.reader(cell.packs[index]).table.ids[cell.slot[rows].astype(np.int64)]
     return ids
 

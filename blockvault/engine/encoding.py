@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault import kernel
-from blockvault.engine.blocks import Place, fetch
+from blockvault.engine.blocks import STATUS_TEXT, Place, fetch
 from blockvault.engine.churn import CellChurn
 from blockvault.engine.packing import Base, PackFiller
+from blockvault.engine.suspects import Suspects
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
 from blockvault.ids import OriginId, PackName
@@ -32,6 +33,7 @@ from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
 from blockvault.store.manifest import CellMap
 from blockvault.store.packs import PackShelf
+from blockvault.store.quarantine import Quarantine
 
 
 @dataclass(slots=True)
@@ -47,6 +49,7 @@ class TransferContext:
     monitor: Monitor
     clock: Callable[[], datetime]
     condemned: Condemned  # as it was after the lease was taken
+    quarantine: Quarantine
     level: int = 1
 
 
@@ -79,6 +82,7 @@ class BatchWorker:
 
     def __init__(self, context: TransferContext, packs: PackFiller, reader: DiskReader) -> None:
         self.context = context
+        self.suspects = Suspects(context.shelf, context.quarantine, context.monitor)
         self._packs = packs
         self._reader = reader
 
@@ -129,34 +133,12 @@ class BatchWorker:
         for index in np.unique(place[held]).tolist():
             at = np.flatnonzero(place == index)
             slots = parent.slot[rows[at]].astype(np.int64)
-            present = self._present(parent.packs[index], slots)
+            present = self.suspects.sound(parent.packs[index], slots)
             place[at[~present]] = -1
+            self.context.monitor.count("chunks_unsound", int(np.count_nonzero(~present)))
             if present.any():
                 ids[at[present]] = self.context.shelf.reader(parent.packs[index]).table.ids[slots[present]]
         return place, ids
-
-    def _present(
-        self, pack: PackName, slots: NDArray[np.int64], under: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.bool_]:
-        """Which of a pack's slots hold a block whose bases are there too, as the packs' tables tell it.
-
-        Bases must lie `under` the depths of their deltas, as `fetch` demands it: bases that go round end there.
-        """
-        try:
-            table = self.context.shelf.reader(pack).table
-        except CorruptionError as error:
-            self.context.monitor.warn(error.kind, f"{error.message}: the chunks that need it are stored again in full")
-            return np.zeros(len(slots), dtype=np.bool_)
-        at = np.minimum(slots, table.slot_count - 1)
-        present: NDArray[np.bool_] = (slots < table.slot_count) & (table.codecs[at] != Codec.EMPTY)
-        if under is not None:
-            present &= table.depths[at] < under
-        deltas = present & (table.codecs[at] == Codec.DELTA)
-        for index in np.unique(table.base_pack[at[deltas]]).tolist():
-            of_base = np.flatnonzero(deltas & (table.base_pack[at] == index))
-            base_slots = table.base_slot[at[of_base]].astype(np.int64)
-            present[of_base] = self._present(table.base_packs[index], base_slots, table.depths[at[of_base]])
-        return present
 
     def _deduplicate(
         self, ids: NDArray[np.uint8], wanted: NDArray[np.int64]
@@ -194,6 +176,8 @@ class BatchWorker:
         pack, slot = place
         if self.context.condemned.hits(pack, np.array([slot])):
             return False  # it is about to be deleted
+        if self.context.quarantine.holds(pack, slot):
+            return False  # R15
         try:
             table = self.context.shelf.reader(pack).table
         except CorruptionError:
@@ -240,6 +224,10 @@ class BatchWorker:
             if not fetched.all_good:
                 # A base that is damaged is no base: its chunks are stored full (R15), and that is told.
                 bad = np.flatnonzero(fetched.status)
+                places = list(wanted)
+                for row in bad.tolist():
+                    pack, slot = places[row]
+                    self.context.quarantine.note(pack, slot, STATUS_TEXT[int(fetched.status[row])])
                 self.context.monitor.warn(
                     "vault.block-damaged",
                     f"{len(bad)} blocks of earlier points are damaged in the vault: run `blockvault verify --all`",
@@ -273,6 +261,8 @@ class BatchWorker:
                 return None
             if slot >= table.slot_count or table.codecs[slot] == Codec.EMPTY:
                 return None
+            if self.context.quarantine.holds(pack, slot):
+                return None  # R15
             if table.codecs[slot] != Codec.DELTA:
                 return pack, slot, int(table.lengths[slot])
             pack, slot = table.base_packs[table.base_pack[slot]], int(table.base_slot[slot])

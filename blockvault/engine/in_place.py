@@ -175,7 +175,9 @@ class InPlace:
     def _mend(self, disk: PointDisk, path: str, fd: int | None) -> int:
         """Make a disk what it was; returns how many chunks differed. Without `fd` nothing is written."""
         session = self._session
-        restore = DiskRestore(session.store, session.keys, session.shelf, disk, self._monitor)
+        restore = DiskRestore(
+            session.store, session.keys, session.shelf, disk, self._monitor, quarantine=self._session.quarantine
+        )
         try:
             with ImageSource.open(path, disk.chunk_size) as source:
                 return check_and_mend(source, restore, fd)

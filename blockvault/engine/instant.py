@@ -1,7 +1,8 @@
 """Instant restore: from a local snapshot, without decoding.
 
 The target is cloned or copied from the snapshot; then the snapshot, which nothing writes, is checked against the
-point's ids (R15), and what does not match is taken from the vault into the target before it is released. A point
+point's ids (R15), and what does not match is taken from the vault into the target before it is released. Chunks whose
+packs are lost cannot be checked: they are restored as the snapshot has them, and that is told. A point
 that lives only in the snapshot tier has nothing to be checked against, and the result says `unchecked`.
 """
 
@@ -14,26 +15,29 @@ from blockvault import kernel
 from blockvault.engine.diff import ids_of
 from blockvault.engine.pipeline import batch_chunks, in_order
 from blockvault.engine.restore import DiskRestore
+from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
 from blockvault.image.reader import DiskReader
 from blockvault.model import ChunkState, FillKind
 from blockvault.model.geometry import cell_bounds, cell_count
+from blockvault.store.manifest import CellMap
 
 
-def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None) -> int:
+def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None, *, of_the_point: bool = False) -> int:
     """Compare what a reader reads with the point by identity; write what differs from the vault to the target.
 
     Args:
         reader: the snapshot's disk, or the target itself.
         restore: the same disk's restore from the vault.
         fd: the target, which holds what the reader reads; None: compare only.
+        of_the_point: the reader is the point's own snapshot: what cannot be checked is restored as it has it.
 
     Returns:
         How many chunks differed and were mended.
     """
     manifest, monitor = restore.manifest, restore.monitor
     chunk_size = restore.disk.chunk_size
-    mended = 0
+    mended = unchecked = 0
     with_segments = set(manifest.cells_with_segments())
     for index in range(cell_count(manifest.chunk_count)):
         monitor.check()
@@ -43,7 +47,9 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None) -> 
             continue
         wanted = np.zeros((count, 32), dtype=np.uint8)
         cell = manifest.cell(index)
-        wanted[:] = ids_of(cell, restore.shelf)
+        known = _known(cell, restore) if of_the_point else np.ones(count, dtype=np.bool_)
+        unchecked += int(np.count_nonzero(~known))
+        wanted[known] = ids_of(cell, restore.shelf, only=known)[known]
         actual = np.zeros((count, 32), dtype=np.uint8)
         size = batch_chunks(chunk_size)
         batches = [
@@ -62,7 +68,7 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None) -> 
             monitor.check()
             actual[(numbers - np.uint64(first)).astype(np.int64)] = ids
             monitor.advance(len(numbers) * chunk_size)
-        wrong = (actual != wanted).any(axis=1)
+        wrong = known & (actual != wanted).any(axis=1)
         if not wrong.any():
             continue
         mended += int(np.count_nonzero(wrong))
@@ -70,6 +76,8 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None) -> 
             continue
         problems = cell.check_runs(restore.shelf, restore.keys.run_key)
         for problem in problems:
+            if not wrong[problem.chunks].any():
+                continue
             raise restore.damage(problem.object, None, problem.reason, cell, problem.chunks)
         for row in np.flatnonzero(wrong & (cell.kind != FillKind.DATA)).tolist():
             begin = (first + row) * chunk_size
@@ -88,4 +96,24 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None) -> 
                 cancel=None,
             )
             reach("restore.mended")
+    if unchecked:
+        monitor.warn(
+            "snapshot.unchecked",
+            f"{unchecked} chunks could not be checked, because packs of the vault that name their blocks are lost: "
+            "they are as the snapshot has them",
+        )
+        monitor.count("chunks_unchecked", unchecked)
     return mended
+
+
+def _known(cell: CellMap, restore: DiskRestore) -> NDArray[np.bool_]:
+    """(chunks,) of which the vault can still say what they must be; packs that are lost go into quarantine."""
+    known = np.ones(cell.chunk_count, dtype=np.bool_)
+    data = cell.kind == FillKind.DATA
+    for index in np.unique(cell.pack[data]).tolist():
+        try:
+            restore.shelf.reader(cell.packs[index])
+        except CorruptionError as error:
+            known[data & (cell.pack == index)] = False
+            restore.quarantine.note(cell.packs[index], None, error.why or error.message)
+    return known

@@ -1,7 +1,8 @@
 """Restore from the vault: point -> merged layers -> blocks in pack order -> target.
 
 Every step is checked: records and layers by their tags, runs by their digests (R1), every block by its id. What does
-not check is never written as if it were right: the restore ends and names pack, slot and disk range.
+not check is never written as if it were right: a damaged block goes into quarantine, and unless a kept snapshot has the
+same bytes by identity the restore ends and names pack, slot and disk range.
 
 Reading is in pack order within a cell, so packs are read forward; writing joins neighbouring chunks. To standard
 output it is in chunk order instead.
@@ -10,14 +11,15 @@ output it is in chunk order instead.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blockvault import kernel
-from blockvault.engine.blocks import STATUS_TEXT, block_name, fetch
+from blockvault.engine.blocks import STATUS_NO_BASE, STATUS_TEXT, Fetched, block_name, fetch
 from blockvault.engine.pipeline import RESTORE_BATCH_BYTES, batch_chunks, in_order
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
@@ -27,9 +29,11 @@ from blockvault.monitor import Monitor
 from blockvault.store.local import LocalStore
 from blockvault.store.manifest import CellMap, Manifest
 from blockvault.store.packs import PackShelf
+from blockvault.store.quarantine import Quarantine
 from blockvault.units import format_size
 
 ZERO_RUN_BYTES = 1 << 20
+Spare = Callable[[PointDisk, int, bytes], bytes | None]  # disk, chunk, id -> plain bytes that have that id
 
 
 @dataclass(slots=True)
@@ -41,7 +45,20 @@ class _Batch:
 class DiskRestore:
     """Restores one disk of one point out of the vault."""
 
-    def __init__(self, store: LocalStore, keys: VaultKeys, shelf: PackShelf, disk: PointDisk, monitor: Monitor) -> None:
+    def __init__(
+        self,
+        store: LocalStore,
+        keys: VaultKeys,
+        shelf: PackShelf,
+        disk: PointDisk,
+        monitor: Monitor,
+        *,
+        quarantine: Quarantine,
+        spare: Spare | None = None,
+    ) -> None:
+        self.quarantine = quarantine
+        self._spare = spare
+        self._spare_lock = threading.Lock()
         self.keys = keys
         self.shelf = shelf
         self.disk = disk
@@ -115,6 +132,8 @@ class DiskRestore:
             problems = cell.check_runs(self.shelf, self.keys.run_key)
             if problems:
                 first = problems[0]
+                for problem in problems:
+                    self.quarantine.note_object(problem.object, None, problem.reason)
                 raise self.damage(first.object, None, first.reason, cell, first.chunks)
             if fd is not None and not fresh:
                 self._clear_fills(fd, cell)
@@ -133,6 +152,13 @@ class DiskRestore:
         cell, rows = batch.cell, batch.rows
         fetched = fetch(self.shelf, self.keys, cell.packs, cell.pack[rows], cell.slot[rows], self.disk.chunk_size)
         if not fetched.all_good:
+            self.shelf.refresh()  # a repair may have put the next generation of a pack in its place
+            fetched = fetch(self.shelf, self.keys, cell.packs, cell.pack[rows], cell.slot[rows], self.disk.chunk_size)
+        if not fetched.all_good:
+            plain = self._from_spare(cell, rows, fetched)
+            if plain is not None:
+                self.monitor.count("blocks_decoded", len(rows))
+                return plain
             bad = int(np.flatnonzero(fetched.status)[0])
             row = int(rows[bad])
             pack = cell.packs[cell.pack[row]]
@@ -142,6 +168,27 @@ class DiskRestore:
             )
         self.monitor.count("blocks_decoded", len(rows))
         return fetched.plain
+
+    def _from_spare(self, cell: CellMap, rows: NDArray[np.int64], fetched: Fetched) -> kernel.PlainBatch | None:
+        """Put the damaged blocks of a batch into quarantine; the batch, if spare copies make up for all of them."""
+        chunks = [fetched.plain.chunk(row) if not fetched.status[row] else b"" for row in range(len(rows))]
+        for at in np.flatnonzero(fetched.status).tolist():
+            row = int(rows[at])
+            pack, slot = cell.packs[cell.pack[row]], int(cell.slot[row])
+            if fetched.status[at] != STATUS_NO_BASE:  # of its base the base's own status says more: verify names it
+                self.quarantine.note(pack, slot, STATUS_TEXT[int(fetched.status[at])])
+            if self._spare is None:
+                continue
+            try:
+                table = self.shelf.reader(pack).table
+            except CorruptionError:
+                return None
+            with self._spare_lock:
+                chunks[at] = self._spare(self.disk, row + cell.first_chunk, table.ids[slot].tobytes()) or b""
+        if not all(chunks):
+            return None
+        self.monitor.count("chunks_from_spare", int(np.count_nonzero(fetched.status)))
+        return kernel.identify_plain(b"".join(chunks), chunk_size=self.disk.chunk_size, seed=0, id_key=None)
 
     def damage(
         self, name: str, slot: int | None, reason: str, cell: CellMap, chunks: NDArray[np.int64]
@@ -153,7 +200,7 @@ class DiskRestore:
             "vault.block-damaged",
             f"{where} is damaged, and disk '{self.disk.name}' needs it",
             why=f"{reason}; first affected: {format_size(self.disk.chunk_size)} at byte {offset} of the disk",
-            do="run `blockvault verify --all` to see what it touches; restore another point or from a snapshot",
+            do="run `blockvault vault repair`; `blockvault verify` tells what it touches; other points are as before",
         )
 
     def _clear_other_cells(self, fd: int, with_segments: list[int]) -> None:

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 
 from blockvault.engine.instant import check_and_mend
 from blockvault.engine.restore import DiskRestore, data_bytes
+from blockvault.engine.spare import SpareCopies
 from blockvault.errors import BlockVaultError, DeviceError, InvalidInputError, NotFoundError
 from blockvault.image.target import Target, open_target
-from blockvault.model import PointInfo, RestoreResult, SnapshotRecord, Tier, VaultKeys
+from blockvault.model import PointDisk, PointInfo, RestoreResult, SnapshotRecord, Tier, VaultKeys
 from blockvault.monitor import Monitor
 from blockvault.snapshots.tier import SnapshotTier
 from blockvault.store.local import LocalStore, device_error
 from blockvault.store.packs import PackShelf
+from blockvault.store.quarantine import Quarantine
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,11 @@ class Restorer:
         shelf: PackShelf,
         tier: SnapshotTier,
         digests_folder: str,
+        quarantine: Quarantine,
         monitor: Monitor,
     ) -> None:
+        self._quarantine = quarantine
+        self._spare = SpareCopies(tier, keys, digests_folder, live={})
         self._store = store
         self._keys = keys
         self._shelf = shelf
@@ -79,6 +84,10 @@ class Restorer:
 
     def run(self, request: RestoreRequest) -> RestoreResult:
         """Restore; see `Vault.restore` for what it raises."""
+        with self._spare:
+            return self._run(request)
+
+    def _run(self, request: RestoreRequest) -> RestoreResult:
         begun = time.monotonic()
         source = self._choose(request)
         disks = self._disks(request)
@@ -125,7 +134,8 @@ class Restorer:
                 "snapshot.mended",
                 f"{mended} chunks of the snapshot were damaged and were taken from the vault",
             )
-        verified = source is Tier.VAULT or (request.verify and request.info.point is not None)
+        checked = request.verify and request.info.point is not None and not self._monitor.counters["chunks_unchecked"]
+        verified = source is Tier.VAULT or checked
         return self._result(request, source, paths, size, written, mended, begun, verified=verified)
 
     def _choose(self, request: RestoreRequest) -> Tier:
@@ -228,7 +238,21 @@ class Restorer:
     def _disk_restore(self, request: RestoreRequest, name: str) -> DiskRestore:
         assert request.info.point is not None
         disk = next(disk for disk in request.info.point.disks if disk.name == name)
-        return DiskRestore(self._store, self._keys, self._shelf, disk, self._monitor)
+        item_id = request.info.point.item_id
+
+        def spare(disk: PointDisk, chunk: int, block_id: bytes) -> bytes | None:
+            found = self._spare.find(item_id, disk.name, disk.chunk_size, chunk, block_id)
+            return found[0] if found is not None else None
+
+        return DiskRestore(
+            self._store,
+            self._keys,
+            self._shelf,
+            disk,
+            self._monitor,
+            quarantine=self._quarantine,
+            spare=spare,
+        )
 
     def _from_vault(self, request: RestoreRequest, disk: _Disk, target: Target) -> int:
         restore = self._disk_restore(request, disk.name)
@@ -248,7 +272,7 @@ class Restorer:
         restore = self._disk_restore(request, disk.name)
         try:
             self._monitor.phase("Check", disk.size)
-            return written, check_and_mend(reader, restore, target.fd)
+            return written, check_and_mend(reader, restore, target.fd, of_the_point=True)
         finally:
             restore.close()
             reader.close()
@@ -283,6 +307,13 @@ class Restorer:
         *,
         verified: bool,
     ) -> RestoreResult:
+        spared = int(self._monitor.counters["chunks_from_spare"])
+        if spared:
+            self._monitor.warn(
+                "vault.block-damaged",
+                f"{spared} chunks have damaged blocks in the vault and were taken from a snapshot, checked by "
+                "identity: run `blockvault vault repair`",
+            )
         warnings = tuple(warning.message for warning in self._monitor.warnings)
         return RestoreResult(
             item=request.info.item,

@@ -37,6 +37,7 @@ from blockvault.store.index import Index
 from blockvault.store.leases import Lease
 from blockvault.store.locks import FileLock
 from blockvault.store.packs import PackShelf
+from blockvault.store.quarantine import Quarantine
 from blockvault.store.seen import Watch
 
 _open_here: set[str] = set()
@@ -83,6 +84,7 @@ class Session:
             self._record = self.host.bind(self.catalog.newest_numbers, Watch(self.store, self.keys))
             self.origin = OriginId(self._record.origin)
             self.host_label = self._record.label
+            self.quarantine = Quarantine(self.store, self.keys, host=self.host_label, clock=utc_now)
             self.notices: tuple[Warned, ...] = tuple(self.host.noticed)
             self._refused = self.host.refused or folder.refused
             if self.index is not None and self._refused is None:
@@ -91,16 +93,22 @@ class Session:
                     self._bring_up_index()
                 except DeviceError as error:
                     self._refused = error
+            self.quarantine.writable = self.index is not None and self._refused is None
             self.tier = SnapshotTier(self.host.folder, self.vault_id)
         except BaseException:
             self.close()
             raise
 
-    def _register_origin(self, now: datetime) -> None:
+    def origin_record(self, now: datetime) -> tuple[str, bytes]:
+        """Name and bytes of this host's origin record, as made now."""
         name = f"origins/{self.origin}"
+        body = records.OriginBody(origin=self.origin, label=self._record.label, created=to_text(now))
+        data, _ = seal_record(self.keys, Kind.ORIGIN, name, records.encode(body))
+        return name, data
+
+    def _register_origin(self, now: datetime) -> None:
+        name, data = self.origin_record(now)
         if not self.store.exists(name):
-            body = records.OriginBody(origin=self.origin, label=self._record.label, created=to_text(now))
-            data, _ = seal_record(self.keys, Kind.ORIGIN, name, records.encode(body))
             try:
                 self.store.put_new(name, data)
             except BlockVaultError as error:
@@ -120,6 +128,13 @@ class Session:
                 self.index.add_blocks(*decode_index(name, body), key)
             except (CorruptionError, NotFoundError):
                 continue  # costs dedup only; `verify` names it
+
+    def rebuild_index(self) -> None:
+        """Make the LMDB store anew from the objects."""
+        assert self.index is not None
+        self.index.rebuild()
+        self.catalog.refresh()
+        self._bring_up_index()
 
     def check_writable(self) -> None:
         """Raises `UnsupportedError` or `DeviceError` if this program may not, or cannot, write to the vault."""

@@ -121,6 +121,7 @@ class Transfer:
                 builder, source = self._transfer_disk(disk)
                 builders.append(builder)
                 sources.append(source)
+            self._tell_unsound()
             self._packs.finish()
             reach("transfer.packs")
             for disk, builder in zip(disks, builders, strict=True):
@@ -150,6 +151,7 @@ class Transfer:
         context = self.context
         reader = disk.reader
         manifest = self._open_manifest(disk)
+        worker = BatchWorker(context, self._packs, reader)
         finder = ChurnFinder(
             reader,
             parent=disk.parent,
@@ -158,6 +160,7 @@ class Transfer:
             seed=context.keys.digest_seed,
             monitor=context.monitor,
             claims=disk.claims,
+            suspects=None if context.quarantine.is_empty else worker.suspects,
         )
         builder = LayerBuilder(reader.chunk_size, chunk_count(reader.size, reader.chunk_size))
         digest_writer = DigestWriter(
@@ -170,7 +173,6 @@ class Transfer:
             base=disk.digests,
         )
         self._digest_writers.append(digest_writer)
-        worker = BatchWorker(context, self._packs, reader)
         cell = _CellBuild()
         try:
             outcomes = in_order(worker.work, self._batches(finder, builder, reader.chunk_size))
@@ -184,6 +186,15 @@ class Transfer:
             if manifest is not None:
                 manifest.close()
         return builder, finder.source
+
+    def _tell_unsound(self) -> None:
+        count = int(self.context.monitor.counters["chunks_unsound"])
+        if count:
+            self.context.monitor.warn(
+                "vault.block-damaged",
+                f"{count} chunks have damaged or missing blocks at an earlier point: this point holds them anew, older "
+                "points keep the damage unless `blockvault vault repair` heals it",
+            )
 
     def _open_manifest(self, disk: DiskTransfer) -> Manifest | None:
         """The parent's manifest; one that cannot be opened is no parent: everything is stored anew."""

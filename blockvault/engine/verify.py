@@ -4,22 +4,32 @@ Order: records -> layers -> runs against tables (R1) -> blocks, pack by pack in 
 points, so a cell that several points see through the same layers is walked once, and a block is decoded once.
 
 `quick` stops before the blocks: records, layers, tables and the binding of runs, no payload.
+
+With a budget the structure is looked at in full and then blocks pack by pack, least recently verified first, until it
+is spent: at least one pack, so that any budget gets round in the end. When each was read is the host's memory
+(`engine/verified.py`). The engine reads no clock: what ends a run, and what time it is, are given.
+
+What is found damaged goes into quarantine (R15).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blockvault.engine.blocks import STATUS_TEXT, block_name, fetch
+from blockvault.engine.blocks import STATUS_NO_BASE, STATUS_TEXT, block_name, fetch
 from blockvault.engine.pipeline import batch_chunks, in_order
+from blockvault.engine.suspects import Suspects
+from blockvault.engine.verified import VerifiedState
 from blockvault.errors import BlockVaultError, CorruptionError
 from blockvault.format.envelope import Kind, unseal_record
 from blockvault.format.index import decode_index
+from blockvault.format.tables import DEPTH_MAX
 from blockvault.ids import PackName
 from blockvault.model import BlockDamage, Codec, FillKind, Point, PointDisk, TouchedRange, VaultKeys
 from blockvault.model.geometry import CELL_CHUNKS
@@ -28,6 +38,9 @@ from blockvault.store.catalog import Catalog, point_object, record_names
 from blockvault.store.local import LocalStore
 from blockvault.store.manifest import CellMap, Manifest
 from blockvault.store.packs import PackShelf
+from blockvault.store.quarantine import Quarantine
+
+SAVE_PACKS = 256  # how many packs may be read again after a kill
 
 
 @dataclass(slots=True)
@@ -38,26 +51,77 @@ class Verified:
     plain_bytes: int
     stored_bytes: int
     damage: list[BlockDamage]
+    complete: bool = True
+    quarantined: int = 0
+
+
+@dataclass(slots=True)
+class Budget:
+    """What ends the reading of blocks: `expired` says so, or so many stored bytes, or a share of what is needed."""
+
+    expired: Callable[[], bool] = field(default=lambda: False)
+    stored_bytes: int | None = None
+    share: float | None = None
+
+    def limit(self, needed_bytes: int) -> int | None:
+        """Stored bytes after which no further pack is begun."""
+        if self.share is not None:
+            return int(needed_bytes * self.share)
+        return self.stored_bytes
 
 
 class Verifier:
     """Verifies a set of points of one vault."""
 
     def __init__(
-        self, store: LocalStore, keys: VaultKeys, shelf: PackShelf, catalog: Catalog, monitor: Monitor
+        self,
+        store: LocalStore,
+        keys: VaultKeys,
+        shelf: PackShelf,
+        catalog: Catalog,
+        monitor: Monitor,
+        *,
+        quarantine: Quarantine | None = None,
+        now: datetime,
     ) -> None:
         self.store = store
         self.keys = keys
         self.shelf = shelf
         self.catalog = catalog
         self.monitor = monitor
+        self._quarantine = quarantine
+        self._state: VerifiedState | None = None
+        self._now = now
+        self._complete = True
+        self.bad: dict[PackName, dict[int, str]] = defaultdict(dict)  # blocks found damaged, by slot
         self._found: dict[tuple[str, int | None], tuple[str, list[TouchedRange]]] = {}
-        self._needed: dict[PackName, NDArray[np.bool_]] = {}
+        self.needed: dict[PackName, NDArray[np.bool_]] = {}
+        self._to_read: dict[PackName, NDArray[np.bool_]] = {}
         self._chunk_size: dict[PackName, int] = {}
         self._seen: dict[tuple[bytes, ...], bool] = {}  # cells walked so far, and whether something was wrong there
 
-    def run(self, points: list[tuple[str, Point]], *, quick: bool, everything: bool) -> Verified:
-        """Verify points, given with their labels; `everything` adds records that no point needs."""
+    def run(
+        self,
+        points: list[tuple[str, Point]],
+        *,
+        quick: bool,
+        everything: bool,
+        budget: Budget | None = None,
+        state: VerifiedState | None = None,
+        suspects: Suspects | None = None,
+    ) -> Verified:
+        """Verify points, given with their labels.
+
+        Args:
+            points: what to verify.
+            quick: no blocks.
+            everything: the points are all there are, and records that no point needs come too.
+            budget: what ends the reading of blocks.
+            state: where it is noted what was read, and asked what to read first.
+            suspects: read only the blocks that are not sound by what it says.
+        """
+        self._state = state
+        self.shelf.refresh()
         if everything:
             self._check_records()
         for label, point in points:
@@ -66,9 +130,15 @@ class Verifier:
                 self._walk_disk(label, point, disk)
         blocks = plain = stored = 0
         if not quick:
-            blocks, plain, stored, bad = self._check_blocks()
-            if bad:
-                self._name_ranges(points, bad)
+            self._add_bases()
+            self._to_read = dict(self.needed)
+            if suspects is not None:
+                for pack, slots in self.needed.items():
+                    self._to_read[pack] = slots & ~suspects.sound(pack, np.arange(len(slots)))
+            self._to_read = {pack: slots for pack, slots in self._to_read.items() if slots.any()}
+            blocks, plain, stored = self._check_blocks(budget, everything=everything)
+            if self.bad:
+                self._name_ranges(points)
         damage = [
             BlockDamage(name, slot, reason, tuple(_joined(touches)))
             for (name, slot), (reason, touches) in sorted(
@@ -76,7 +146,16 @@ class Verifier:
                 key=lambda entry: (entry[0][0], -1 if entry[0][1] is None else entry[0][1]),
             )
         ]
-        return Verified(blocks, plain, stored, damage)
+        return Verified(blocks, plain, stored, damage, self._complete, self._put_into_quarantine(damage))
+
+    def _put_into_quarantine(self, damage: list[BlockDamage]) -> int:
+        if self._quarantine is None:
+            return 0
+        self._quarantine.refresh()
+        orphan = STATUS_TEXT[STATUS_NO_BASE]  # nothing is wrong with a delta's own bytes: its base is named
+        return sum(
+            self._quarantine.note_object(one.object, one.slot, one.reason) for one in damage if one.reason != orphan
+        )
 
     def _note(self, name: str, slot: int | None, reason: str, touches: list[TouchedRange]) -> None:
         known = self._found.setdefault((name, slot), (reason, []))
@@ -88,7 +167,7 @@ class Verifier:
     def _check_records(self) -> None:
         for damage in self.catalog.damage.values():
             self._note(damage.name, None, damage.reason, [])
-        for kind in (Kind.CONFIG, Kind.ORIGIN, Kind.ITEM, Kind.MARK, Kind.INDEX):
+        for kind in (Kind.CONFIG, Kind.ORIGIN, Kind.ITEM, Kind.MARK, Kind.INDEX, Kind.QUARANTINE):
             for name in record_names(self.store, kind):
                 try:
                     body, _ = unseal_record(self.keys, kind, name, self.store.read(name))
@@ -172,75 +251,129 @@ class Verifier:
             self._mark(pack, slots, table.slot_count, chunk_size)
 
     def _mark(self, pack: PackName, slots: NDArray[np.uint32], slot_count: int, chunk_size: int) -> None:
-        needed = self._needed.get(pack)
+        needed = self.needed.get(pack)
         if needed is None:
-            needed = self._needed[pack] = np.zeros(slot_count, dtype=np.bool_)
+            needed = self.needed[pack] = np.zeros(slot_count, dtype=np.bool_)
             self._chunk_size[pack] = chunk_size
         needed[slots[slots < slot_count]] = True
 
     def _add_bases(self) -> None:
         """Bases of needed deltas are needed too, to any depth, so that a damaged base is named itself."""
-        todo = list(self._needed)
+        todo = list(self.needed)
         while todo:
             pack = todo.pop()
             try:
                 table = self.shelf.reader(pack).table
             except CorruptionError:
                 continue
-            deltas = np.flatnonzero(self._needed[pack] & (table.codecs == Codec.DELTA))
+            deltas = np.flatnonzero(self.needed[pack] & (table.codecs == Codec.DELTA))
             for index in np.unique(table.base_pack[deltas]).tolist():
                 base = table.base_packs[index]
                 try:
                     below = self.shelf.reader(base).table
                 except CorruptionError:
                     continue
-                before = int(np.count_nonzero(self._needed[base])) if base in self._needed else 0
+                before = int(np.count_nonzero(self.needed[base])) if base in self.needed else 0
                 here = deltas[table.base_pack[deltas] == index]
                 here = here[table.base_slot[here] < below.slot_count]
                 # Only what lies less deep is a base (`fetch` refuses the rest): so this ends, whatever tables say.
                 here = here[below.depths[table.base_slot[here]] < table.depths[here]]
                 self._mark(base, table.base_slot[here], below.slot_count, self._chunk_size[pack])
-                if int(np.count_nonzero(self._needed[base])) > before and base != pack:
+                if int(np.count_nonzero(self.needed[base])) > before and base != pack:
                     todo.append(base)
 
-    def _check_blocks(self) -> tuple[int, int, int, dict[PackName, dict[int, str]]]:
-        self._add_bases()
-        total = sum(int(np.count_nonzero(slots)) * self._chunk_size[pack] for pack, slots in self._needed.items())
+    def _check_blocks(self, budget: Budget | None, *, everything: bool) -> tuple[int, int, int]:
+        stored_of, generation_of = self._expect(everything=everything)
+        order = list(self._to_read)
+        if self._state is not None:
+            order = self._state.order({pack: (generation_of[pack], self._to_read[pack]) for pack in order})
+        limit = budget.limit(sum(stored_of.values())) if budget is not None else None
+        total = sum(int(np.count_nonzero(slots)) * self._chunk_size[pack] for pack, slots in self._to_read.items())
         self.monitor.phase("Verify", total)
-        bad: dict[PackName, dict[int, str]] = defaultdict(dict)
-        blocks = plain = stored = 0
+        blocks = plain = stored = done = 0
 
-        def batches() -> Iterator[tuple[PackName, NDArray[np.int64]]]:
-            for pack in sorted(self._needed):
-                slots = np.flatnonzero(self._needed[pack])
+        def batches() -> Iterator[tuple[PackName, NDArray[np.int64], bool]]:
+            begun = 0
+            for pack in order:
+                spent = budget is not None and (budget.expired() or (limit is not None and begun >= limit))
+                if begun and spent:
+                    self._complete = False
+                    return
+                begun += max(1, stored_of[pack])
+                slots = np.flatnonzero(self._to_read[pack])
                 size = batch_chunks(self._chunk_size[pack])
                 for start in range(0, len(slots), size):
-                    yield pack, slots[start : start + size]
+                    yield pack, slots[start : start + size], start + size >= len(slots)
 
         def work(
-            batch: tuple[PackName, NDArray[np.int64]],
-        ) -> tuple[PackName, NDArray[np.int64], NDArray[np.uint8]]:
-            pack, slots = batch
+            batch: tuple[PackName, NDArray[np.int64], bool],
+        ) -> tuple[PackName, NDArray[np.int64], NDArray[np.uint8], bool]:
+            pack, slots, last = batch
             fetched = fetch(
                 self.shelf, self.keys, [pack], np.zeros(len(slots), np.int64), slots, self._chunk_size[pack]
             )
-            return pack, slots, fetched.status
+            return pack, slots, fetched.status, last
 
-        for pack, slots, status in in_order(work, batches()):
-            self.monitor.check()
-            self.monitor.advance(len(slots) * self._chunk_size[pack])
-            blocks += len(slots)
-            plain += len(slots) * self._chunk_size[pack]
+        try:
+            for pack, slots, status, last in in_order(work, batches()):
+                self.monitor.check()
+                self.monitor.advance(len(slots) * self._chunk_size[pack])
+                blocks += len(slots)
+                plain += len(slots) * self._chunk_size[pack]
+                for row in np.flatnonzero(status).tolist():
+                    self.bad[pack][int(slots[row])] = STATUS_TEXT[int(status[row])]
+                if last:
+                    stored += stored_of[pack]
+                    self.monitor.count("packs_verified")
+                    done += 1
+                    self._credit(pack, generation_of[pack], everything=everything)
+                    if done % SAVE_PACKS == 0:
+                        self._save()
+        finally:
+            self._save()
+        return blocks, plain, stored
+
+    def _save(self) -> None:
+        if self._state is not None:
             try:
-                stored += int(self.shelf.reader(pack).table.lengths[slots].sum(dtype=np.int64))
-            except CorruptionError:
-                pass
-            for row in np.flatnonzero(status).tolist():
-                bad[pack][int(slots[row])] = STATUS_TEXT[int(status[row])]
-        return blocks, plain, stored, bad
+                self._state.save()
+            except BlockVaultError as error:
+                self.monitor.warn(error.kind, f"{error.message}: what was verified now will be read again")
 
-    def _name_ranges(self, points: list[tuple[str, Point]], bad: dict[PackName, dict[int, str]]) -> None:
+    def _expect(self, *, everything: bool) -> tuple[dict[PackName, int], dict[PackName, bytes]]:
+        """Stored bytes needed of each pack, and the generation that is about to be read."""
+        stored: dict[PackName, int] = {}
+        generation: dict[PackName, bytes] = {}
+        told = {}
+        for pack, slots in self._to_read.items():
+            try:
+                reader = self.shelf.reader(pack)
+            except CorruptionError:
+                stored[pack], generation[pack] = 0, bytes(4)
+                continue
+            stored[pack] = int(reader.table.lengths[slots].sum(dtype=np.int64))
+            generation[pack] = _suffix(reader.name)
+            told[pack] = (generation[pack], slots, reader.table.lengths)
+        if everything and self._state is not None:
+            self._state.expect(told, self._now)
+        return stored, generation
+
+    def _credit(self, pack: PackName, generation: bytes, *, everything: bool) -> None:
+        """Note that what is needed of a pack was read: if it was the generation that was meant all the time."""
+        if self._state is None:
+            return
+        try:
+            reader = self.shelf.reader(pack)
+        except CorruptionError:
+            return
+        if _suffix(reader.name) == generation:
+            self._state.verified(
+                pack, generation, self._to_read[pack], reader.table.lengths, now=self._now, all_needed=everything
+            )
+
+    def _name_ranges(self, points: list[tuple[str, Point]]) -> None:
         """Which ranges of which points the damaged blocks take with them."""
+        bad = self.bad
         names = {pack: block_name(self.shelf, pack) for pack in bad}
         for pack, slots in bad.items():
             for slot, reason in slots.items():
@@ -270,6 +403,29 @@ class Verifier:
                                 ]
                                 self._note(names[pack], slot, bad[pack][slot], touches)
                 manifest.close()
+        self._pass_on_to_bases(names)
+
+    def _pass_on_to_bases(self, names: dict[PackName, str]) -> None:
+        """What a delta takes with it is what its damaged base takes, though no point may list the base itself."""
+        orphan = STATUS_TEXT[STATUS_NO_BASE]
+        todo = [(pack, slot) for pack, slots in self.bad.items() for slot, reason in slots.items() if reason == orphan]
+        for pack, slot in todo:
+            touches = self._found[names[pack], slot][1]
+            for _ in range(DEPTH_MAX):
+                try:
+                    table = self.shelf.reader(pack).table
+                except CorruptionError:
+                    break
+                if table.codecs[slot] != Codec.DELTA:
+                    break
+                pack, slot = table.base_packs[table.base_pack[slot]], int(table.base_slot[slot])
+                if slot in self.bad.get(pack, {}):
+                    self._note(names[pack], slot, self.bad[pack][slot], touches)
+
+
+def _suffix(name: str) -> bytes:
+    """The random suffix of a generation's name."""
+    return bytes.fromhex(name.rsplit("-", 1)[1])
 
 
 def _object_of(error: CorruptionError) -> str:

@@ -63,6 +63,7 @@ class Kind(StrEnum):
     LEASE = "LEAS"
     ORIGIN = "ORIG"
     CONDEMNED = "COND"
+    QUARANTINE = "QUAR"
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Records: JSON bodies of points, marks, items, configuration, origins and leases, inside an envelope.
+"""Records: JSON bodies of points, marks, items, configuration, origins, leases and quarantine, inside an envelope.
 
 Bytes are hexadecimal, moments RFC 3339. A reader ignores fields that it does not know (fields are only ever added;
 a change of meaning raises the vault's minimum reader version) and refuses values out of bounds: a record from a
@@ -171,6 +171,16 @@ class LeaseBody(msgspec.Struct, frozen=True):
     boot_id: str
     since: str
     parents: list[RefBody] = []
+
+
+class QuarantineBody(msgspec.Struct, frozen=True):
+    """A block, pack or layer found damaged; its name in the vault is what counts, this is for people."""
+
+    object: Hex16
+    slot: str
+    reason: str
+    at: str
+    host: str = ""
 
 
 def encode(body: msgspec.Struct) -> bytes:

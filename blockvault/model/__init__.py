@@ -4,23 +4,29 @@ from blockvault.model.enums import ChunkState, ChurnSource, Codec, Consistency, 
 from blockvault.model.item import DiskSpec, Item
 from blockvault.model.mark import Mark, MarkKind, PointState, state_of
 from blockvault.model.point import LayerRef, Point, PointDisk, PointRef, PointStatistics
-from blockvault.model.request import SnapshotRequest
+from blockvault.model.request import SnapshotRequest, VerifyBudget
 from blockvault.model.results import (
     BlockDamage,
+    CheckReport,
     DiffExtent,
     DiffResult,
     DryRunResult,
+    HealedBlock,
     KeySlotInfo,
+    Leftover,
     PointInfo,
     PruneDecision,
     PrunePlan,
     PruneResult,
     ReclaimResult,
+    RepairReport,
     RestoreResult,
     SnapshotResult,
     TouchedRange,
     UsageReport,
     UsageRow,
+    VaultSummary,
+    VerifyCoverage,
     VerifyReport,
 )
 from blockvault.model.secrets import Secret, VaultKeys
@@ -28,6 +34,7 @@ from blockvault.model.snapshot import SnapshotDisk, SnapshotKind, SnapshotRecord
 
 __all__ = [
     "BlockDamage",
+    "CheckReport",
     "ChunkState",
     "ChurnSource",
     "Codec",
@@ -37,9 +44,11 @@ __all__ = [
     "DiskSpec",
     "DryRunResult",
     "FillKind",
+    "HealedBlock",
     "Item",
     "KeySlotInfo",
     "LayerRef",
+    "Leftover",
     "Mark",
     "MarkKind",
     "Point",
@@ -52,6 +61,7 @@ __all__ = [
     "PrunePlan",
     "PruneResult",
     "ReclaimResult",
+    "RepairReport",
     "RestoreResult",
     "Secret",
     "SnapshotDisk",
@@ -64,6 +74,9 @@ __all__ = [
     "UsageReport",
     "UsageRow",
     "VaultKeys",
+    "VaultSummary",
+    "VerifyBudget",
+    "VerifyCoverage",
     "VerifyReport",
     "state_of",
 ]

@@ -1,4 +1,4 @@
-"""What a user asks of `snapshot`."""
+"""What a user asks of `snapshot`, and of `verify`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from blockvault.model.enums import Consistency
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyBudget:
+    """How much one `verify` may do: so many seconds, stored bytes, or a share (0 to 1) of what points need."""
+
+    seconds: float | None = None
+    byte_count: int | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

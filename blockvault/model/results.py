@@ -139,8 +139,29 @@ class BlockDamage:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifyCoverage:
+    """How much of what points need was verified within so many days, in stored bytes.
+
+    `oldest` and `newest` are the moments of the least and the most recently verified pack; `counted` is that of the
+    last run over all points, whose needs these are.
+    """
+
+    days: int
+    needed_bytes: int
+    verified_bytes: int
+    never_bytes: int
+    oldest: datetime | None
+    newest: datetime | None
+    counted: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """The outcome of `verify`. `quick` checked structure only: records, layers, tables, sizes."""
+    """The outcome of `verify`. `quick` checked structure only: records, layers, tables, sizes.
+
+    `complete` is False where a budget ended before all was read; `quarantined` counts blocks and objects that went
+    into quarantine now.
+    """
 
     quick: bool
     points: int
@@ -150,6 +171,74 @@ class VerifyReport:
     damage: tuple[BlockDamage, ...]
     seconds: float
     warnings: tuple[str, ...] = ()
+    complete: bool = True
+    quarantined: int = 0
+    coverage: VerifyCoverage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What no point needs any more: counted, not damage."""
+
+    what: str
+    count: int
+    byte_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """The outcome of `vault check`. `index_stale` counts entries that name no full block of their id any more."""
+
+    quick: bool
+    points: int
+    packs: int
+    layers: int
+    damage: tuple[BlockDamage, ...]
+    leftovers: tuple[Leftover, ...]
+    quarantined: int
+    index_entries: int
+    index_stale: int
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HealedBlock:
+    """A block that has its bytes again, and where they were found."""
+
+    object: str
+    slot: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """The outcome of `vault repair`. With `dry_run` it says what would be done.
+
+    `records` are records put back or made anew, `released` entries of quarantine taken back, `left` the damage that
+    could not be healed.
+    """
+
+    dry_run: bool
+    healed: tuple[HealedBlock, ...]
+    records: tuple[str, ...]
+    released: int
+    index_rebuilt: bool
+    left: tuple[BlockDamage, ...]
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VaultSummary:
+    """A vault as `vault list` shows it; `error` says why it cannot be opened."""
+
+    name: str
+    path: str
+    id: str
+    encrypted: bool
+    format_version: int
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

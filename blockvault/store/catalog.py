@@ -39,6 +39,7 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.POINT: ("points", _HEX, "[0-9]{10}"),
     Kind.MARK: ("marks", _HEX, "[0-9]{10}", "[0-9]{6}"),
     Kind.INDEX: ("main/index", _HEX, "[0-9]{10}"),
+    Kind.QUARANTINE: ("main/quarantine", _HEX, "0|[1-9][0-9]{0,6}|all"),
 }
 MARK_TRIES = 20
 

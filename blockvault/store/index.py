@@ -328,6 +328,41 @@ class Index:
         """Index segments (`<origin>/<seq>`) that are in."""
         return self._read(lambda txn: {bytes(key).decode() for key, _ in txn.cursor(db=self._segments)})
 
+    def blocks_after(self, key: bytes | None, limit: int) -> tuple[list[tuple[int, PackName, int]], bytes | None]:
+        """Up to `limit` entries (prefix, pack, slot) behind a key, and the key to go on behind; None: the end.
+
+        An entry whose pack's number has no name is left out: nobody can follow it.
+        """
+
+        def work(txn: Any) -> tuple[list[tuple[int, PackName, int]], bytes | None]:
+            found: list[tuple[int, PackName, int]] = []
+            names: dict[int, PackName | None] = {}
+            cursor = txn.cursor(db=self._blocks)
+            there = cursor.first() if key is None else cursor.set_range(key)
+            if there and key is not None and bytes(cursor.key()) == key:
+                there = cursor.next()
+            last: bytes | None = None
+            for _ in range(limit):
+                if not there:
+                    return found, None
+                last = bytes(cursor.key())
+                number, slot = _PLACE.unpack(cursor.value())
+                if number not in names:
+                    name = txn.get(_U32.pack(number), db=self._pack_name)
+                    names[number] = PackName(bytes(name)) if name is not None else None
+                pack = names[number]
+                if pack is not None:
+                    found.append((_U64.unpack(last)[0], pack, slot))
+                there = cursor.next()
+            return found, last
+
+        return self._read(work)
+
+    def rebuild(self) -> None:
+        """Begin anew, empty: whoever opened it brings it up to the objects again."""
+        with self._lock, self._opening():
+            self._begin_anew()
+
     def records(self, prefix: str) -> dict[str, bytes]:
         """Cached objects under a folder, by name."""
 

@@ -177,3 +177,9 @@ class Lease:
         for entry in self._store.entries("leases"):
             if re.fullmatch(r"[0-9a-f]{32}", entry):
                 _is_dead(self._store.path(f"leases/{entry}"))
+
+
+def dead_leases(store: LocalStore) -> list[str]:
+    """Names of leases whose holder is gone; they are left where they are."""
+    names = [f"leases/{entry}" for entry in store.entries("leases") if re.fullmatch(r"[0-9a-f]{32}", entry)]
+    return [name for name in names if _is_dead(store.path(name), remove=False)]

@@ -124,7 +124,7 @@ def test_the_tree_holds_what_is_built_and_nothing_else(program: Program) -> None
         assert not re.search(rf"^  {later}\b", shown, re.MULTILINE)
     for path, _ in ALL_LEAVES:
         text = program.run(*path, "--help", code=0).out
-        for later in ("--in-place", "--format", "--budget", "--restore-test", "--history"):
+        for later in ("--in-place", "--format", "--restore-test", "--history"):
             assert later not in text
 
 

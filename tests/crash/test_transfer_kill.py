@@ -16,7 +16,19 @@ from helpers.files import keep_copy, names_under, noise, text, write_at
 from helpers.site import CHUNK, Site
 
 # Parts of the program that have files of their own in tests/crash.
-OTHERS = ("snapshot.", "in-place.", "restore.mended", "mark.", "prune.", "reclaim.", "generation.", "key.")
+OTHERS = (
+    "snapshot.",
+    "in-place.",
+    "restore.mended",
+    "mark.",
+    "prune.",
+    "reclaim.",
+    "generation.",
+    "key.",
+    "repair.",
+    "quarantine.",
+    "store.mend",
+)
 
 TAKE = """
 def work(state, image):

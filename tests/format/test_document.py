@@ -60,6 +60,7 @@ BODIES = {
     "ConfigBody": records.ConfigBody,
     "OriginBody": records.OriginBody,
     "LeaseBody": records.LeaseBody,
+    "QuarantineBody": records.QuarantineBody,
     "CondemnedBody": records.CondemnedBody,
     "RoundBody": records.RoundBody,
     "HostRecord": HostRecord,
@@ -184,6 +185,8 @@ def test_every_object_of_a_vault_fits_one_line_of_the_layout(make_site: Callable
     look(site)
     mark = Mark(MarkKind.VOID, utc_now())
     site.vault._session.catalog.put_mark(PointRef(OriginId(site.vault.origin), result.number), mark)
+    site.vault._session.quarantine.note(bytes(16), 7, "an example")
+    site.vault._session.quarantine.note(bytes(16), None, "an example")
     look(site)
     told = {row["name"] for row in table("layout")}
     assert met | {"condemned", "round", "reclaim lock", "scratch"} == told
@@ -193,6 +196,7 @@ def test_objects_open_under_their_names_and_kinds_alone(site: Site) -> None:
     """The kind in the layout is the one in the head, and a record renamed is refused."""
     site.take(site.image(size=1 << 20))
     opened = site.vault._session
+    opened.quarantine.note(bytes(16), 7, "an example")
     by_name = {row["name"]: plain(row["kind"]) for row in table("layout")}
     checked = set()
     for top, _, names in os.walk(site.folder):
@@ -205,11 +209,11 @@ def test_objects_open_under_their_names_and_kinds_alone(site: Site) -> None:
             data = path.read_bytes()
             assert data[:8] == b"BVLT" + by_name[what].encode()
             open_sealer(opened.keys, Kind(by_name[what]), full, data[:64])
-            if what in ("config", "origin", "item", "point", "index segment"):
+            if what in ("config", "origin", "item", "point", "index segment", "quarantine"):
                 _, digest = unseal_record(opened.keys, Kind(by_name[what]), full, data)
                 assert digest == data[-40:-24]
                 checked.add(what)
-    assert checked == {"config", "origin", "item", "point", "index segment"}
+    assert checked == {"config", "origin", "item", "point", "index segment", "quarantine"}
 
 
 def test_a_packs_folder_is_its_last_two_digits() -> None:

@@ -32,12 +32,13 @@ def survey(
         copies: what each point must restore to, by label.
         changed: a file with what the image holds by now.
         key_file: hex of the vault's key file.
-        level: "all", or "points" to take none.
+        level: "all", or "points" to take none; with "repair" the vault is repaired at the end and looked at again.
 
     Returns:
         `open`: error or None; `points`: for each label "right", "wrong" or an error; `listed`: labels;
-        `damage`: objects that `verify` names; `next`, `full`: "right", "wrong", an error, or what restoring it says;
-        `warnings`: of the job after the damage.
+        `quick`, `check`, `damage`: objects that `verify --quick`, `vault check` and `verify` name; `next`, `full`:
+        "right", "wrong", an error, or what restoring it says; `warnings`: of the jobs after the damage; `healed`,
+        `records`, `left`: what the repair did, and objects that it names; `after`: `points`, once it has ended.
     """
     found: dict[str, Any] = {"open": None, "points": {}, "listed": [], "damage": [], "warnings": []}
     secret = Secret(key_file=bytes.fromhex(key_file)) if key_file else None
@@ -52,8 +53,10 @@ def survey(
         except BlockVaultError as error:
             found["listed"] = _told(error)
         found["points"] = {label: _restored(vault, label, copy, state) for label, copy in copies.items()}
+        found["quick"] = [damage.object for damage in vault.verify(quick=True).damage]
+        found["check"] = [damage.object for damage in vault.check().damage]
         found["damage"] = [damage.object for damage in vault.verify().damage]
-        if level == "all":
+        if level != "points":
             Path(image).write_bytes(Path(changed).read_bytes())
             for name, full in (("next", False), ("full", True)):
                 monitor = Monitor()
@@ -64,6 +67,15 @@ def survey(
                     continue
                 found["warnings"] += [warning.message for warning in monitor.warnings]
                 found[name] = _restored(vault, str(result.number), image, state)
+        if level == "repair":
+            try:
+                report = vault.repair()
+            except BlockVaultError as error:
+                found["left"] = _told(error)
+            else:
+                found["healed"], found["records"] = len(report.healed), list(report.records)
+                found["left"] = [damage.object for damage in report.left]
+            found["after"] = {label: _restored(vault, label, copy, state) for label, copy in copies.items()}
     return found
 
 

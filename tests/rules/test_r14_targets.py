@@ -32,7 +32,7 @@ def spotted(site: Site) -> Path:
 def restore_onto(site: Site, label: str | int, target: Path, *, fresh: bool) -> None:
     session = forge.session(site)
     (disk,) = forge.point(site, label).disks
-    restore = DiskRestore(session.store, session.keys, session.shelf, disk, Monitor())
+    restore = DiskRestore(session.store, session.keys, session.shelf, disk, Monitor(), quarantine=session.quarantine)
     try:
         with target.open("r+b") as file:
             restore.to_target(file.fileno(), fresh=fresh)

@@ -20,12 +20,14 @@ def command(call: Call, name: str | None) -> int | None:
 
     That of NAME, or the one that --vault names.
     """
+    from blockvault.cli.views import coverage_facts, coverage_fields
+
     if name is not None:
         if call.vault_option not in (None, name):
             raise click.UsageError("the vault is named twice, and differently")
         call.vault_option = name
     with call.open_vault() as vault:
-        items, points = vault.items(), vault.points()
+        items, points, coverage = vault.items(), vault.points(), vault.coverage()
         if call.output.as_json:
             call.output.document(
                 {
@@ -40,6 +42,7 @@ def command(call: Call, name: str | None) -> int | None:
                     "created": vault.created,
                     "items": len(items),
                     "points": len(points),
+                    "verified": coverage_fields(coverage),
                 }
             )
             return None
@@ -58,6 +61,7 @@ def command(call: Call, name: str | None) -> int | None:
                 ("format version", str(vault.format_version)),
                 ("items", str(len(items))),
                 ("points", str(len(points))),
+                *coverage_facts(coverage),
             ],
         )
     return None
