@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,7 @@ def ready(made: Program, tmp_path: Path) -> Program:
     shutil.rmtree(program.folder)
     shutil.copytree(made.folder, program.folder)
     shutil.copytree(made.state, program.state, symlinks=True)
+    program.run("points", code=3)  # says that the vault is a copy, once
     return program
 
 
@@ -180,46 +180,12 @@ def test_the_last_point_is_asked_for(ready: Program) -> None:
     assert 5 in points(ready)
 
 
-def test_on_a_terminal_yes_is_an_answer(ready: Program, make_answer: Callable[..., tuple[int, str]]) -> None:
-    code, shown = make_answer(ready, "point", "delete", ids(ready)[5], answer="y\n")
+def test_on_a_terminal_yes_is_an_answer(ready: Program) -> None:
+    point = ids(ready)[5]
+    code, shown = ready.run_on_terminal("point", "delete", point, typed="y\n")
     assert code == 0, shown
     assert "last one of the item" in shown
     assert 5 not in points(ready)
-
-
-@pytest.fixture
-def make_answer() -> Callable[..., tuple[int, str]]:
-    """Run a command on a terminal and answer its one question, which ends in `[y/N]` and not in a colon."""
-    import os
-    import pty
-    import select
-    import time
-
-    def run(program: Program, *arguments: str, answer: str) -> tuple[int, str]:
-        controller, terminal = pty.openpty()
-        process = program.start(*arguments, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True)
-        os.close(terminal)
-        shown, answered, ends = b"", False, time.monotonic() + 120
-        while time.monotonic() < ends:
-            ready, _, _ = select.select([controller], [], [], 0.1)
-            if ready:
-                try:
-                    piece = os.read(controller, 65536)
-                except OSError:
-                    break
-                if not piece:
-                    break
-                shown += piece
-                if not answered and b"[y/N]" in shown:
-                    answered = True
-                    os.write(controller, answer.encode())
-            elif process.poll() is not None:
-                break
-        code = process.wait(timeout=30)
-        os.close(controller)
-        return code, shown.decode(errors="replace")
-
-    return run
 
 
 def test_soft_delete_days_of_a_vault(program: Program) -> None:
