@@ -97,7 +97,8 @@ def copied(site: Site, root: Path) -> Path:
 
 def copy_state(source: Path, target: Path) -> None:
     shutil.copytree(source, target, symlinks=True, copy_function=os.link)
-    for path in [*(target / "vaults/default").glob("lmdb/*"), *(target / "hosts").rglob("*")]:
+    vault = target / "vaults/default"
+    for path in [*vault.glob("lmdb/*"), *vault.glob("*.lock"), *vault.glob("leases/*"), *(target / "hosts").rglob("*")]:
         if path.is_file():
             own(path)
 
