@@ -87,6 +87,14 @@ class Repair:
                 healer.heal(bad, [point for _, point in points], spare, dry_run=self._dry_run)
             healer.tidy(dry_run=self._dry_run)
             left = self._left(found.damage, healer)
+            if left and healer.healed and not self._dry_run:
+                # What is left may touch less than it did: all of it is in quarantine, so little is read again.
+                again = Suspects(session.shelf, session.quarantine, monitor)
+                left = (
+                    make_verifier(session, monitor, moment)
+                    .run(points, quick=False, everything=True, suspects=again)
+                    .damage
+                )
             self._release(session.catalog.points(), verifier, left)
         return RepairReport(
             dry_run=self._dry_run,

@@ -97,14 +97,23 @@ def copied(site: Site, root: Path) -> Path:
 
 def copy_state(source: Path, target: Path) -> None:
     shutil.copytree(source, target, symlinks=True, copy_function=os.link)
-    for path in [*(target / "vaults/default").glob("lmdb/*"), *(target / "hosts").rglob("*")]:
+    vault = target / "vaults/default"
+    for path in [*vault.glob("lmdb/*"), *vault.glob("*.lock"), *vault.glob("leases/*"), *(target / "hosts").rglob("*")]:
         if path.is_file():
             own(path)
+    # The host knows its LMDB store by the file's inode: the copy is meant to pass for it.
+    inodes = {str((source / "vaults/default/lmdb/data.mdb").stat().st_ino): vault / "lmdb/data.mdb"}
+    for note in (target / "hosts").glob("*/*"):
+        words = note.read_bytes().split(b" ") if note.is_file() else []
+        if len(words) == 2 and words[1].decode(errors="replace") in inodes:
+            note.write_bytes(words[0] + b" %d" % inodes[words[1].decode()].stat().st_ino)
 
 
 def own(path: Path) -> Path:
     """The file, no longer shared with another folder."""
     data, status = path.read_bytes(), path.stat()
+    if status.st_nlink == 1:
+        return path
     path.unlink()
     path.write_bytes(data)
     path.chmod(status.st_mode & 0o777)
