@@ -110,7 +110,6 @@ def test_the_tree_holds_what_is_built_and_nothing_else(program: Program) -> None
         assert re.search(rf"^  {name} ", shown, re.MULTILINE)
     for later in (
         "policy",
-        "prune",
         "files",
         "export",
         "mount",
@@ -124,7 +123,7 @@ def test_the_tree_holds_what_is_built_and_nothing_else(program: Program) -> None
         assert not re.search(rf"^  {later}\b", shown, re.MULTILINE)
     for path, _ in ALL_LEAVES:
         text = program.run(*path, "--help", code=0).out
-        for later in ("--in-place", "--format", "--restore-test", "--history"):
+        for later in ("--format", "--restore-test", "--history"):
             assert later not in text
 
 
