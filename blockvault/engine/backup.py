@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from blockvault.clock import utc_now
 from blockvault.engine import diff
-from blockvault.engine.changed_blocks import use_map
 from blockvault.engine.churn import ChurnFinder, dry_run
-from blockvault.engine.dating import committed_last, expiry_moment
-from blockvault.engine.encoding import TransferContext
+from blockvault.engine.dating import expiry_moment
 from blockvault.engine.in_place import check_whole
 from blockvault.engine.items import Items
 from blockvault.engine.naming import point_id
 from blockvault.engine.session import Session
-from blockvault.engine.transfer import DiskTransfer, Transfer
+from blockvault.engine.transferring import Transferring, in_short, warn_not_noted
 from blockvault.errors import (
     BlockVaultError,
     ConflictError,
@@ -50,10 +46,6 @@ from blockvault.model import (
     Tier,
 )
 from blockvault.monitor import Monitor
-from blockvault.store import condemned
-from blockvault.store.catalog import point_object
-from blockvault.store.digests import DigestState
-from blockvault.store.leases import Lease
 
 
 class Backup:
@@ -62,6 +54,7 @@ class Backup:
     def __init__(self, session: Session, items: Items) -> None:
         self._session = session
         self._items = items
+        self._transferring = Transferring(session)
 
     def snapshot(self, request: SnapshotRequest, *, now: datetime | None, monitor: Monitor | None) -> SnapshotResult:
         """See `Vault.snapshot`."""
@@ -121,7 +114,7 @@ class Backup:
         except (BlockVaultError, OSError) as error:
             monitor.warn(
                 "snapshot.not-expired",
-                f"snapshots whose days are over could not be removed ({_in_short(error)}): the next run does it",
+                f"snapshots whose days are over could not be removed ({in_short(error)}): the next run does it",
             )
         ended = time.monotonic()
         reached = record.consistency if record is not None else request.consistency
@@ -185,7 +178,7 @@ class Backup:
                 comment=blank.comment,
                 retain_until=blank.retain_until,
                 seed=self._session.keys.digest_seed,
-                digests_dir=self._digests_of(item.id),
+                digests_dir=self._transferring.digests_of(item.id),
                 monitor=monitor,
             )
         except DeviceError as error:
@@ -195,9 +188,6 @@ class Backup:
             return None
         record: SnapshotRecord = capture.record
         return record
-
-    def _digests_of(self, item_id: str) -> str:
-        return os.path.join(self._session.host.digests_folder, item_id)
 
     def _transfer_live(
         self,
@@ -217,7 +207,7 @@ class Backup:
         readers: list[tuple[str, str, DiskReader]] = [
             (disk.name, disk.path, source) for disk, source in zip(item.disks, sources, strict=True)
         ]
-        return self._run_transfer(
+        return self._transferring.run(
             blank, readers, item.chunk_size, unchanged, full=request.full, level=request.level, monitor=monitor
         )
 
@@ -246,11 +236,11 @@ class Backup:
             try:
                 for disk in record.disks:
                     reader = self._session.tier.open_disk(
-                        record, disk.name, digests_dir=self._digests_of(record.item_id)
+                        record, disk.name, digests_dir=self._transferring.digests_of(record.item_id)
                     )
                     readers.append((disk.name, disk.path, reader))
                 blank = self._blank_of(record)
-                point = self._run_transfer(
+                point = self._transferring.run(
                     blank,
                     readers,
                     record.chunk_size,
@@ -268,7 +258,7 @@ class Backup:
             except NotFoundError:
                 pass  # its days were over meanwhile; the point is in the vault
             except (BlockVaultError, OSError) as error:
-                _warn_not_noted(monitor, point, error)
+                warn_not_noted(monitor, point, error)
             return point
         finally:
             lock.__exit__(None, None, None)
@@ -337,128 +327,6 @@ class Backup:
             retain_until=record.retain_until,
         )
 
-    def _parent_of(self, item_id: str, monitor: Monitor) -> Point | None:
-        """The point last committed for the item: of this host if there is one, else the newest of any.
-
-        Any point would do for correctness; the one committed last is the one that the digest state speaks of. One whose
-        record does not stand in the vault as the catalog knows it is no parent, and that is told.
-        """
-        points = [point for point in self._session.catalog.points() if point.item_id == item_id]
-        own = [point for point in points if point.ref.origin == self._session.origin]
-        if own:
-            points = committed_last(own)
-        else:
-            points.sort(key=lambda point: (point.taken, point.ref.number), reverse=True)
-        for point in points:
-            if self._session.catalog.stands(point.ref, point.digest):
-                return point
-            monitor.warn(
-                "vault.object-damaged",
-                f"the record of point {point.number}, {point_object(point.ref)}, is damaged: churn is computed against "
-                "an older point",
-            )
-        return None
-
-    def _inputs(
-        self,
-        parent: Point | None,
-        item_id: str,
-        readers: list[tuple[str, str, DiskReader]],
-        chunk_size: int,
-        *,
-        full: bool,
-    ) -> list[DiskTransfer]:
-        inputs = []
-        for name, path, reader in readers:
-            parent_disk = next((disk for disk in parent.disks if disk.name == name), None) if parent else None
-            if parent_disk is not None and parent_disk.chunk_size != chunk_size:
-                parent_disk = None
-            folder = os.path.join(self._digests_of(item_id), name)
-            digests = None
-            if parent is not None and parent_disk is not None and not full:
-                digests = DigestState.open(
-                    folder,
-                    "point",
-                    vault_id=self._session.vault_id,
-                    record_digest=parent.digest,
-                    disk=name,
-                    size=parent_disk.size,
-                    chunk_size=chunk_size,
-                    seed=self._session.keys.digest_seed,
-                )
-            inputs.append(DiskTransfer(name, path, reader, parent_disk, digests, folder))
-        return inputs
-
-    def _run_transfer(
-        self,
-        blank: Point,
-        readers: list[tuple[str, str, DiskReader]],
-        chunk_size: int,
-        before_commit: Callable[[], None],
-        *,
-        full: bool,
-        level: int,
-        monitor: Monitor,
-        record: SnapshotRecord | None = None,
-    ) -> Point:
-        self._session.check_writable()
-        self._session.catalog.refresh()
-        parent = self._parent_of(blank.item_id, monitor)
-        inputs = self._inputs(parent, blank.item_id, readers, chunk_size, full=full)
-        if parent is not None:
-            used = any(disk.parent is not None for disk in inputs)
-            blank = replace(blank, parent=parent.ref if used else None, parent_digest=parent.digest if used else None)
-            _warn_if_dated_before(blank, parent, monitor)
-        monitor.phase("Transfer", sum(reader.size for _, _, reader in readers))
-        by_digest = all(disk.digests is not None for disk in inputs)
-        audit = "every chunk was read" if by_digest else "every data chunk was read and compared by identity"
-        if parent is None or blank.parent is None:
-            audit = "every data chunk was read"
-        with self._lease(blank, "transfer"):
-            self._check_parent(blank)
-            if record is not None and parent is not None and blank.parent is not None:
-                audit = use_map(self._session, record, parent, inputs, monitor) or audit
-            marked = condemned.look(self._session.store, self._session.keys)
-            # Whatever reclaim deletes from now on waits for this lease; what it deleted before is forgotten here.
-            self._session.shelf.refresh()
-            context = TransferContext(
-                self._session.store,
-                self._session.keys,
-                self._session.shelf,
-                self._session.catalog,
-                self._session.index,
-                self._session.origin,
-                monitor,
-                utc_now,
-                marked,
-                self._session.quarantine,
-                level,
-            )
-            context.quarantine.refresh()
-            transfer = Transfer(context, now=utc_now())
-            point = transfer.run(replace(blank, audit=audit), inputs, before_commit=before_commit)
-        try:
-            self._session.host.committed(self._session.origin, point.number)
-            self._session.catalog.refresh()
-        except (BlockVaultError, OSError) as error:
-            _warn_not_noted(monitor, point, error)
-        return point
-
-    def _check_parent(self, blank: Point) -> None:
-        """From its lease on a parent stays; one that ended just before is found here, not after hours at R8."""
-        if blank.parent is None or self._session.catalog.check_parent(blank.parent, blank.parent_digest or b""):
-            return
-        raise ConflictError(
-            "transfer.conflict",
-            f"the transfer of item '{blank.item_name}' was not begun",
-            why=f"its parent, point {blank.parent.number}, was purged just now",
-            do="run the command again: it takes the newest point as its parent",
-        )
-
-    def _lease(self, point: Point, operation: str) -> Lease:
-        parents = [] if point.parent is None else [(point.parent, point.parent_digest or b"")]
-        return self._session.lease(operation, point.item_name, parents)
-
     def _result(
         self,
         item: Item,
@@ -502,7 +370,7 @@ class Backup:
         """What `snapshot` would read and find changed, read from the live image; nothing is written."""
         monitor = monitor or Monitor()
         item, is_new, _ = self._items.find(targets, name, utc_now())
-        parent = None if is_new else self._parent_of(item.id, monitor)
+        parent = None if is_new else self._transferring.parent_of(item.id, monitor)
         changed = 0
         size = 0
         source_kind = ChurnSource.INITIAL
@@ -510,7 +378,9 @@ class Backup:
             with ImageSource.open(disk.path, item.chunk_size) as source:
                 size += source.size
                 monitor.phase("Compare", source.size)
-                (planned,) = self._inputs(parent, item.id, [(disk.name, disk.path, source)], item.chunk_size, full=full)
+                (planned,) = self._transferring.inputs(
+                    parent, item.id, [(disk.name, disk.path, source)], item.chunk_size, full=full
+                )
                 if planned.parent is None or planned.digests is not None:
                     finder = ChurnFinder(
                         source, parent=planned.parent, manifest=None, digests=planned.digests,
@@ -601,29 +471,6 @@ class Backup:
                 )
             )
         return results
-
-
-def _warn_if_dated_before(point: Point, parent: Point, monitor: Monitor) -> None:
-    """Tell of a clock that went back between two points of this host; what waited longer may be older by right."""
-    if point.ref.origin == parent.ref.origin and point.number > parent.number and point.taken < parent.taken:
-        monitor.warn(
-            "clock.went-back",
-            f"point {point.number} is dated {point.taken:%Y-%m-%d %H:%M} UTC, before its parent, point {parent.number} "
-            f"({parent.taken:%Y-%m-%d %H:%M} UTC): this host's clock was changed; numbers tell the order of points",
-        )
-
-
-def _in_short(error: BlockVaultError | OSError) -> str:
-    return error.message if isinstance(error, BlockVaultError) else error.strerror or str(error)
-
-
-def _warn_not_noted(monitor: Monitor, point: Point, error: BlockVaultError | OSError) -> None:
-    """The point stands: what could not be written down on this host is found out again at the next opening."""
-    monitor.warn(
-        "host.not-noted",
-        f"point {point.number} is in the vault, but this host could not note that ({_in_short(error)}): "
-        "the next run makes up for it",
-    )
 
 
 def _open_sources(item: Item) -> list[ImageSource]:
