@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from blockvault.clock import utc_now
 from blockvault.engine import diff
-from blockvault.engine.changed_blocks import use_map
+from blockvault.engine.changed_blocks import turn_on, use_map
 from blockvault.engine.churn import ChurnFinder, dry_run
 from blockvault.engine.dating import committed_last, expiry_moment
 from blockvault.engine.encoding import TransferContext
@@ -417,7 +417,11 @@ class Backup:
         with self._lease(blank, "transfer"):
             self._check_parent(blank)
             if record is not None and parent is not None and blank.parent is not None:
-                audit = use_map(self._session, record, parent, inputs, monitor) or audit
+                verdict = use_map(self._session, record, parent, inputs, monitor)
+                if verdict.used:
+                    audit = verdict.told
+                elif verdict.told:
+                    audit = f"{audit}: {verdict.told}"
             marked = condemned.look(self._session.store, self._session.keys)
             # Whatever reclaim deletes from now on waits for this lease; what it deleted before is forgotten here.
             self._session.shelf.refresh()
@@ -437,6 +441,8 @@ class Backup:
             context.quarantine.refresh()
             transfer = Transfer(context, now=utc_now())
             point = transfer.run(replace(blank, audit=audit), inputs, before_commit=before_commit)
+            if full:
+                turn_on(self._session, blank.item_id, blank.item_name, monitor)
         try:
             self._session.host.committed(self._session.origin, point.number)
             self._session.catalog.refresh()

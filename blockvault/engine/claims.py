@@ -6,14 +6,13 @@ lose churn without a sound: hence each run reads some chunks that it did not cla
 the parent's. One chunk that differs turns maps off for the item, and the run scans everything.
 
 What is read: one window in turn, so that every chunk is read again at least once in `WINDOWS` runs; and as many
-chunks again, drawn at random where the parent had data, which no pattern of lies can avoid for long. Together about
-2 / `WINDOWS` of the disk.
+chunks again, drawn at random from those that held data at the parent, which no pattern of lies can avoid for long.
+Together at most about 2 / `WINDOWS` of the disk. Chunks that were and are a hole are not read: there is nothing.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +41,11 @@ class Claims:
         """(count,) which of the chunks from `first` on are claimed."""
         low, high = first * self.chunk_size, (first + count) * self.chunk_size
         found = np.zeros(count + 1, dtype=np.int32)
-        here = self.ranges[(self.ranges[:, 1] > low) & (self.ranges[:, 0] < high)]
+        begin = np.searchsorted(self.ranges[:, 1], low, side="right")
+        end = np.searchsorted(self.ranges[:, 0], high, side="left")
+        if begin >= end:
+            return np.zeros(count, dtype=np.bool_)
+        here = self.ranges[begin:end]
         starts = np.maximum(here[:, 0], low) // self.chunk_size - first
         ends = -(-np.minimum(here[:, 1], high) // self.chunk_size) - first
         np.add.at(found, starts, 1)
@@ -71,14 +74,21 @@ def audit(
         CorruptionError: a cell of the digest state is damaged (`digests.damaged`).
     """
     chunks = chunk_count(reader.size, reader.chunk_size)
+    window_first, window_end = window * chunks // WINDOWS, (window + 1) * chunks // WINDOWS
+    in_window = range(window_first // CELL_CHUNKS, -(-window_end // CELL_CHUNKS))
+    drawn = _drawn_cells(chunks, digests)
     read = 0
     missed: list[int] = []
-    for cell, rows in _rows(chunks, digests, window):
+    for cell in sorted({*in_window, *drawn}):
         monitor.check()
         first, count = cell_bounds(cell, chunks)
         before = digests.cell(cell, count)
-        rows = rows[~claims.mask(first, count)[rows]]
-        rows = rows[before[rows].any(axis=1) | _may_hold_data(reader, first, count)[rows]]
+        held = before.any(axis=1)
+        wanted = np.zeros(count, dtype=np.bool_)
+        wanted[max(0, window_first - first) : max(0, window_end - first)] = True
+        wanted &= held | _may_hold_data(reader, first, count)
+        wanted[_random_rows(held, drawn.get(cell, 0))] = True
+        rows = np.flatnonzero(wanted & ~claims.mask(first, count))
         size = batch_chunks(reader.chunk_size)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
@@ -92,25 +102,23 @@ def audit(
     return Audit(read, tuple(missed))
 
 
-def _rows(chunks: int, digests: DigestState, window: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Chunks to be read, by cell: (cell, rows in it, ascending)."""
-    begin, end = window * chunks // WINDOWS, (window + 1) * chunks // WINDOWS
-    wanted: dict[int, list[NDArray[np.int64]]] = {}
-    for cell in range(begin // CELL_CHUNKS, -(-end // CELL_CHUNKS)):
-        first, count = cell_bounds(cell, chunks)
-        rows = np.arange(max(begin, first), min(end, first + count), dtype=np.int64) - first
-        wanted.setdefault(cell, []).append(rows)
+def _drawn_cells(chunks: int, digests: DigestState) -> dict[int, int]:
+    """Cells of which some chunks are read at random, and how many of each."""
     stated = [cell for cell in digests.stated_cells() if cell_bounds(cell, chunks)[1]]
-    if stated:
-        random = np.random.default_rng(secrets.randbits(128))
-        drawn = random.choice(len(stated), size=min(SAMPLE_CELLS, len(stated)), replace=False)
-        total = max(SAMPLE_LEAST, sum(cell_bounds(cell, chunks)[1] for cell in stated) // WINDOWS)
-        for index in drawn.tolist():
-            _, count = cell_bounds(stated[index], chunks)
-            share = min(count, -(-total // len(drawn)))
-            wanted.setdefault(stated[index], []).append(random.choice(count, size=share, replace=False))
-    for cell in sorted(wanted):
-        yield cell, np.unique(np.concatenate(wanted[cell]))
+    if not stated:
+        return {}
+    random = np.random.default_rng(secrets.randbits(128))
+    drawn = random.choice(len(stated), size=min(SAMPLE_CELLS, len(stated)), replace=False)
+    total = max(SAMPLE_LEAST, sum(cell_bounds(cell, chunks)[1] for cell in stated) // WINDOWS)
+    return {stated[index]: -(-total // len(drawn)) for index in drawn.tolist()}
+
+
+def _random_rows(held: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    rows = np.flatnonzero(held)
+    if not count or len(rows) <= count:
+        return rows[:count]
+    random = np.random.default_rng(secrets.randbits(128))
+    return random.choice(rows, size=count, replace=False)
 
 
 def _may_hold_data(reader: DiskReader, first: int, count: int) -> NDArray[np.bool_]:

@@ -9,6 +9,8 @@ Invariants:
 - A hole and an extent that was never written both read as zeros, and equal each other; data that became a hole differs.
 - Maps are compared by interval: how extents are cut does not matter.
 - An address is never remembered: freed ones are used again. Both maps are read now, the older one twice.
+- A map that is not what a map is (no end, out of order, overlapping) is refused, and so is one that says nothing: of
+  compressed data, or of files on the realtime device of xfs, where an address names another device.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from blockvault.image.system import file_system_type
+from blockvault.image.system import file_system_type, is_realtime
 
 XFS_MAGIC = 0x58465342
 BTRFS_MAGIC = 0x9123683E
@@ -50,7 +52,10 @@ Ranges = NDArray[np.int64]  # (n, 2): first byte and the one after the last, asc
 
 
 def read_map(fd: int) -> NDArray[np.void]:
-    """All extents of a file, its dirty pages written first: (n,) `EXTENT`, ascending. Raises `OSError`."""
+    """All extents of a file, its dirty pages written first: (n,) `EXTENT`, ascending.
+
+    Raises `OSError`, or `ValueError` if what the file system says is no map.
+    """
     parts: list[NDArray[np.void]] = []
     start = 0
     buffer = bytearray(_HEAD.size + _BATCH * EXTENT.itemsize)
@@ -64,8 +69,24 @@ def read_map(fd: int) -> NDArray[np.void]:
         parts.append(part)
         if part["flags"][-1] & _LAST:
             break
-        start = int(part["logical"][-1] + part["length"][-1])
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=EXTENT)
+        start = int(part["logical"][-1]) + int(part["length"][-1])
+        if not int(part["logical"][0]) < start < 1 << 64:
+            raise ValueError("it goes round in circles")
+    found = np.concatenate(parts) if parts else np.zeros(0, dtype=EXTENT)
+    _check_form(found)
+    return found
+
+
+def _check_form(extents: NDArray[np.void]) -> None:
+    if not len(extents):
+        return
+    ends = extents["logical"] + extents["length"]
+    if not extents["flags"][-1] & _LAST:
+        raise ValueError("it has no end")
+    if (ends <= extents["logical"]).any() or (ends[:-1] > extents["logical"][1:]).any():
+        raise ValueError("its extents are not in order")
+    if (extents["physical"] + extents["length"] < extents["physical"]).any():
+        raise ValueError("an address is beyond all devices")
 
 
 def differing(old: NDArray[np.void], new: NDArray[np.void], size: int) -> Ranges:
@@ -119,8 +140,17 @@ def changed_ranges(old_fd: int, new_fd: int) -> Ranges | str:
         return "the disk's size changed"
     if any(file_system_type(fd) not in TRUSTED_FILE_SYSTEMS for fd in (old_fd, new_fd)):
         return "the file system is neither xfs nor btrfs"
-    old = read_map(old_fd)
-    new = read_map(new_fd)
-    if not np.array_equal(old, read_map(old_fd)):
-        return "the older snapshot's extents moved while they were compared"
+    if any(is_realtime(fd) for fd in (old_fd, new_fd)):
+        return "a snapshot lies on a realtime device"
+    try:
+        old = read_map(old_fd)
+        new = read_map(new_fd)
+        if not np.array_equal(old, read_map(old_fd)):
+            return "the older snapshot's extents moved while they were compared"
+    except ValueError as error:
+        return f"the file system's map makes no sense: {error}"
+    in_doubt = new["length"][(new["flags"] & _IN_DOUBT) != 0].sum()
+    if 2 * int(in_doubt) > int(new["length"].sum()):
+        # All of it would be claimed: a scan compares digests only, which is faster than what is done with claims.
+        return "most of the disk is compressed, or its addresses are not told"
     return differing(old, new, new_status.st_size)
