@@ -83,7 +83,7 @@ def audit(
         monitor.check()
         first, count = cell_bounds(cell, chunks)
         before = digests.cell(cell, count)
-        held = before.any(axis=1)
+        held = np.asarray(before.any(axis=1), dtype=np.bool_)
         wanted = np.zeros(count, dtype=np.bool_)
         wanted[max(0, window_first - first) : max(0, window_end - first)] = True
         wanted &= held | _may_hold_data(reader, first, count)

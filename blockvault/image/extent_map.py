@@ -69,9 +69,10 @@ def read_map(fd: int) -> NDArray[np.void]:
         parts.append(part)
         if part["flags"][-1] & _LAST:
             break
-        start = int(part["logical"][-1]) + int(part["length"][-1])
-        if not int(part["logical"][0]) < start < 1 << 64:
+        end = int(part["logical"][-1]) + int(part["length"][-1])
+        if not start < end < 1 << 64:
             raise ValueError("it goes round in circles")
+        start = end
     found = np.concatenate(parts) if parts else np.zeros(0, dtype=EXTENT)
     _check_form(found)
     return found

@@ -354,9 +354,7 @@ def test_another_size_is_scanned_once(site: Site, reflink_path: Path) -> None:
     site.check_all()
 
 
-def test_a_disk_that_moved_is_scanned_once(
-    site: Site, reflink_path: Path, mounted: Callable[[str, int], Path]
-) -> None:
+def test_a_disk_that_moved_is_scanned_once(site: Site, reflink_path: Path, mounted: Callable[[str, int], Path]) -> None:
     image = new_disk(reflink_path, 30)
     site.take(image)
     elsewhere = mounted("xfs", 320 << 20) / "disk.img"
