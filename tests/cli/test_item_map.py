@@ -14,7 +14,7 @@ def test_a_map_that_is_off_is_shown_and_comes_back(program: Program, disk: Path)
     program.run("snapshot", disk, code=0)
     item = program.run("item", "show", "disk", "--json", code=0).document
     assert item["map_off"] is None
-    assert "map" not in program.run("item", "show", "disk").out
+    assert "is scanned" not in program.run("item", "show", "disk").out
     (host,) = (program.state / "hosts").iterdir()
     AuditBook(str(host)).write(ItemId(item["id"]), AuditState(off="chunk 7 was not claimed"))
     assert program.run("item", "show", "disk", "--json").document["map_off"] == "chunk 7 was not claimed"
