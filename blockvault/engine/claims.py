@@ -13,12 +13,13 @@ Together at most about 2 / `WINDOWS` of the disk. Chunks that were and are a hol
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blockvault.engine.pipeline import batch_chunks
+from blockvault.engine.pipeline import batch_chunks, in_order
 from blockvault.image.extent_map import Ranges
 from blockvault.image.reader import DiskReader
 from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, chunk_count
@@ -28,6 +29,7 @@ from blockvault.store.digests import DigestState
 WINDOWS = 256
 SAMPLE_LEAST = 16  # chunks
 SAMPLE_CELLS = 16  # cells from which a run draws its random chunks
+SAMPLE_PLACES = 1024  # on a large disk they are drawn in runs: a disk that turns takes 8 ms to each place
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,52 +75,74 @@ def audit(
     Raises:
         CorruptionError: a cell of the digest state is damaged (`digests.damaged`).
     """
-    chunks = chunk_count(reader.size, reader.chunk_size)
-    window_first, window_end = window * chunks // WINDOWS, (window + 1) * chunks // WINDOWS
-    in_window = range(window_first // CELL_CHUNKS, -(-window_end // CELL_CHUNKS))
-    drawn = _drawn_cells(chunks, digests)
     read = 0
     missed: list[int] = []
+
+    def look(batch: _Batch) -> tuple[int, int, NDArray[np.uint64]]:
+        plain = reader.identify(batch.numbers, seed=seed, id_key=None, cancel=None)
+        differs = (np.asarray(plain.digests) != batch.before).any(axis=1)
+        return len(batch.numbers), plain.read_bytes, batch.numbers[differs]
+
+    for chunks, byte_count, differing in in_order(look, _batches(reader, digests, claims, window, monitor)):
+        monitor.count("audited_chunks", chunks)
+        monitor.count("read_bytes", byte_count)
+        read += chunks
+        missed += differing.tolist()
+    return Audit(read, tuple(missed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Chunks to be read, and the parent's digests of them."""
+
+    numbers: NDArray[np.uint64]
+    before: NDArray[np.uint8]
+
+
+def _batches(
+    reader: DiskReader, digests: DigestState, claims: Claims, window: int, monitor: Monitor
+) -> Iterator[_Batch]:
+    chunks = chunk_count(reader.size, reader.chunk_size)
+    begin, end = window * chunks // WINDOWS, (window + 1) * chunks // WINDOWS
+    in_window = range(begin // CELL_CHUNKS, -(-end // CELL_CHUNKS))
+    drawn, run = _drawn_cells(chunks, digests)
+    size = batch_chunks(reader.chunk_size)
     for cell in sorted({*in_window, *drawn}):
         monitor.check()
         first, count = cell_bounds(cell, chunks)
         before = digests.cell(cell, count)
         held = np.asarray(before.any(axis=1), dtype=np.bool_)
         wanted = np.zeros(count, dtype=np.bool_)
-        wanted[max(0, window_first - first) : max(0, window_end - first)] = True
-        wanted &= held | _may_hold_data(reader, first, count)
-        wanted[_random_rows(held, drawn.get(cell, 0))] = True
+        if cell in in_window:
+            wanted[max(0, begin - first) : end - first] = True
+            wanted &= held | _may_hold_data(reader, first, count)
+        if cell in drawn:
+            wanted[_random_rows(held, drawn[cell], run)] = True
         rows = np.flatnonzero(wanted & ~claims.mask(first, count))
-        size = batch_chunks(reader.chunk_size)
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            numbers = (part + first).astype(np.uint64)
-            plain = reader.identify(numbers, seed=seed, id_key=None, cancel=None)
-            monitor.count("read_bytes", plain.read_bytes)
-            monitor.count("audited_chunks", len(part))
-            differs = (np.asarray(plain.digests) != before[part]).any(axis=1)
-            missed += numbers[differs].tolist()
-            read += len(part)
-    return Audit(read, tuple(missed))
+            yield _Batch((part + first).astype(np.uint64), before[part])
 
 
-def _drawn_cells(chunks: int, digests: DigestState) -> dict[int, int]:
-    """Cells of which some chunks are read at random, and how many of each."""
+def _drawn_cells(chunks: int, digests: DigestState) -> tuple[dict[int, int], int]:
+    """Cells of which chunks are read at random, how many of each, and how many in a row."""
     stated = [cell for cell in digests.stated_cells() if cell_bounds(cell, chunks)[1]]
     if not stated:
-        return {}
+        return {}, 1
     random = np.random.default_rng(secrets.randbits(128))
     drawn = random.choice(len(stated), size=min(SAMPLE_CELLS, len(stated)), replace=False)
     total = max(SAMPLE_LEAST, sum(cell_bounds(cell, chunks)[1] for cell in stated) // WINDOWS)
-    return {stated[index]: -(-total // len(drawn)) for index in drawn.tolist()}
+    return {stated[index]: -(-total // len(drawn)) for index in drawn.tolist()}, -(-total // SAMPLE_PLACES)
 
 
-def _random_rows(held: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+def _random_rows(held: NDArray[np.bool_], count: int, run: int) -> NDArray[np.int64]:
+    """About `count` of the chunks that held data, in runs of `run`."""
     rows = np.flatnonzero(held)
-    if not count or len(rows) <= count:
-        return rows[:count]
+    if len(rows) <= count:
+        return rows
     random = np.random.default_rng(secrets.randbits(128))
-    return random.choice(rows, size=count, replace=False)
+    runs = random.choice(-(-len(rows) // run), size=-(-count // run), replace=False)
+    return np.concatenate([rows[at * run : (at + 1) * run] for at in runs.tolist()])
 
 
 def _may_hold_data(reader: DiskReader, first: int, count: int) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.root
 SECONDS = float(os.environ.get("BLOCKVAULT_FUZZ_SECONDS", "5"))
 SEED = int(os.environ.get("BLOCKVAULT_FUZZ_SEED", "0")) or random.SystemRandom().getrandbits(32)
 SIZE = 6 * 1024 * 1024 + 1234
-KINDS = ["xfs", "btrfs", "btrfs-nocow", "btrfs-compressed"]
+KINDS = ["xfs", "btrfs", "btrfs-nocow", "btrfs-compressed", "btrfs-mixed"]
 
 
 class Rounds:
@@ -43,12 +43,17 @@ class Rounds:
         if kind == "btrfs-nocow":
             with image.open("wb") as file:
                 set_inode_flags(file.fileno(), inode_flags(file.fileno()) | FLAG_NOCOW)
-        if kind == "btrfs-compressed":
-            subprocess.run(["mount", "-o", "remount,compress-force=zstd", str(folder)], check=True)
         self.folder = folder
+        self.compress(kind == "btrfs-compressed")
         self.fuzz = DiskFuzz(image, SIZE, self.rng)
         self.seen: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
+
+    def compress(self, on: bool) -> None:
+        """Whether btrfs compresses what is written from now on."""
+        if self.kind in ("btrfs-compressed", "btrfs-mixed"):
+            option = "remount,compress-force=zstd" if on else "remount,compress-force=none"
+            subprocess.run(["mount", "-o", option, str(self.folder)], check=True)
 
     def clone_file(self, number: int) -> Path:
         return Path(self.world.record(number).disks[0].file)
@@ -66,6 +71,8 @@ class Rounds:
         self.fuzz.clones = [self.clone_file(number) for number in self.world.numbers()]
 
     def round(self) -> None:
+        if self.kind == "btrfs-mixed":
+            self.compress(self.rng.random() < 0.4)
         for _ in range(self.rng.choice([0, 1, 1, 2, 3, 5, 8, 13])):
             self.fuzz.step()
         before = self.world.number
@@ -121,7 +128,7 @@ def test_what_is_not_claimed_is_equal(tmp_path: Path, mounted: Callable[[str, in
     finally:
         rounds.close()
     assert rounds.seen["rounds"] >= 10
-    if kind != "btrfs-compressed":
+    if kind not in ("btrfs-compressed", "btrfs-mixed"):
         assert not rounds.refusals
         assert rounds.seen["changed blocks"] > 0
         assert rounds.seen["claimed blocks"] < 0.9 * rounds.seen["rounds"] * SIZE / BLOCK

@@ -113,6 +113,19 @@ def test_what_is_drawn_at_random_held_data_and_is_another_each_time(
     assert len(drawn) > 150
 
 
+def test_on_a_large_disk_they_are_drawn_in_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading at random what a large disk has of them would take longer than the rest."""
+    monkeypatch.setattr(claims, "SAMPLE_PLACES", 4)
+    disk = Disk(tmp_path, 700, range(100, 450))
+    done = disk.audit(0)
+    assert claims.SAMPLE_LEAST - 4 <= done.chunks_read <= claims.SAMPLE_LEAST
+    held = np.zeros(700, dtype=np.bool_)
+    held[100:450] = True
+    rows = np.sort(claims._random_rows(held, 16, 4))
+    assert len(np.flatnonzero(np.diff(rows) > 1)) <= 3
+    assert held[rows].all()
+
+
 def test_a_disk_of_nothing(tmp_path: Path) -> None:
     disk = Disk(tmp_path, 5, range(0))
     assert disk.audit(3) == claims.Audit(0, ())
