@@ -53,16 +53,19 @@ def dedupe(source_fd: int, source_at: int, target_fd: int, target_at: int, lengt
 class DiskFuzz:
     """Does things to one image. `clones` are files that share extents with it, never written, but deduplicated."""
 
-    def __init__(self, path: Path, size: int, rng: random.Random) -> None:
+    def __init__(self, path: Path, size: int, rng: random.Random, *, random_share: float = 0.5) -> None:
+        """`random_share` of what is written cannot be compressed."""
         self.path = path
         self.size = size
         self.rng = rng
+        self.random_share = random_share
         self.done: Counter[str] = Counter()
         self.clones: list[Path] = []
         # A few contents that come back, so that there is something to deduplicate and to overwrite with the same.
-        self._pool = [rng.randbytes(BLOCK), b"text " * 820, bytes(BLOCK), rng.randbytes(64) * 64]
+        self._pool = [rng.randbytes(512) * 8, b"text " * 820, bytes(BLOCK), rng.randbytes(64) * 64]
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(self._fd, size)
+        os.pwrite(self._fd, self._data(size // 2), size // 4)
         self._operations: list[tuple[int, Callable[[], None]]] = [
             (6, self._write_aligned),
             (6, self._write_unaligned),
@@ -139,10 +142,10 @@ class DiskFuzz:
         return (start // BLOCK * BLOCK if aligned else start), length
 
     def _data(self, length: int) -> bytes:
-        if self.rng.random() < 0.5:
+        if self.rng.random() < self.random_share:
             return self.rng.randbytes(length)
-        blocks = self.rng.choices(self._pool, k=-(-length // BLOCK))
-        return b"".join(blocks)[:length]
+        blocks = self.rng.choices(self._pool, k=-(-length // BLOCK) + 1)
+        return b"".join(block[:BLOCK] for block in blocks)[:length]
 
     # --- writes ---
 
