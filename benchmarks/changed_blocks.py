@@ -125,11 +125,10 @@ def _compare(disk: str, count: int) -> None:
         began = time.perf_counter()
         ranges = extent_map.changed_ranges(*fds)
         found.append(time.perf_counter() - began)
-        extents = len(extent_map.read_map(fds[1]))
         for fd in fds:
             os.close(fd)
         assert len(ranges) == count // 10, ranges
-    print(f"| {extents} | {found[0]:.3f} s | {found[1]:.3f} s |")
+    print(f"| {count} | {found[0]:.3f} s | {found[1]:.3f} s |")
 
 
 if __name__ == "__main__":

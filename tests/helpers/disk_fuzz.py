@@ -260,4 +260,7 @@ class DiskFuzz:
         path = self.rng.choice([self.path, *self.clones])
         for command in (["btrfs", "filesystem", "defragment", "-f"], ["xfs_fsr"]):
             if shutil.which(command[0]):
-                subprocess.run([*command, str(path)], capture_output=True, check=False)
+                ended = subprocess.run([*command, str(path)], capture_output=True, check=False)
+                if ended.returncode == 0:
+                    return
+        raise OSError(errno.EOPNOTSUPP, "no tool to defragment it")
