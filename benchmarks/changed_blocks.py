@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", default=None, help="where the file system's file goes")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder, _mounted(folder, max(3 * asked.size, 4 << 30)) as disk:
+    room = max(3 * asked.size, 4 << 30)
+    with tempfile.TemporaryDirectory(dir=asked.folder) as folder, _mounted(folder, room) as disk:
         image = os.path.join(disk, "disk.img")
         workload.build_image(image, asked.size, 1)
         print("| work, whole process, cold | with the map | scan | ratio of times | map reads | scan reads |")
