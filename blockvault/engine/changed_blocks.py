@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from blockvault.clock import from_text, to_text
 from blockvault.engine.claims import WINDOWS, Claims, audit
 from blockvault.errors import BlockVaultError, CorruptionError
 from blockvault.ids import ItemId
 from blockvault.model import ChurnSource, Point, SnapshotKind, SnapshotRecord
-from blockvault.store.audits import AuditBook
+from blockvault.store.audits import AuditBook, AuditState
 
 if TYPE_CHECKING:
     from blockvault.engine.session import Session
@@ -79,24 +80,32 @@ def use_map(
             return Verdict(False, ranges)
         claims = Claims(ranges, disk.reader.chunk_size)
         window = windows.get(disk.name, 0) % WINDOWS
+        due = range(window, min(WINDOWS, window + _days(state, record)))
         try:
-            done = audit(disk.reader, disk.digests, claims, window, seed=session.keys.digest_seed, monitor=monitor)
+            done = audit(disk.reader, disk.digests, claims, due, seed=session.keys.digest_seed, monitor=monitor)
         except CorruptionError:
             return Verdict(False)  # the digest state is damaged: the scan knows what to do
         if done.missed:
             _turn_off(session, book, record, parent, f"chunk {done.missed[0]} of disk '{disk.name}'", monitor)
             return Verdict(False, "the changed-block map was wrong")
-        windows[disk.name] = (window + 1) % WINDOWS
+        windows[disk.name] = due.stop % WINDOWS
         read += done.chunks_read
         found.append(claims)
     for disk, claims in zip(disks, found, strict=True):
         disk.claims = claims
         monitor.count("claimed_bytes", claims.claimed_bytes())
     try:
-        book.write(record.item_id, replace(state, windows=windows))
+        book.write(record.item_id, replace(state, windows=windows, newest=to_text(record.taken)))
     except BlockVaultError as error:
         monitor.note(f"{error.message}: the next audit reads the same chunks again")
     return Verdict(True, f"{read} chunks outside of it were read, and none had changed")
+
+
+def _days(state: AuditState, record: SnapshotRecord) -> int:
+    """For how many days this run must audit: since the newest point that was, at least one."""
+    if not state.newest:
+        return 1
+    return max(1, round((record.taken - from_text(state.newest)).total_seconds() / 86_400))
 
 
 def _turn_off(

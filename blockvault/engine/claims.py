@@ -5,9 +5,10 @@ are read, hashed and compared as ever, so a map that claims too much costs time 
 lose churn without a sound: hence each run reads some chunks that it did not claim, and compares their digests with
 the parent's. One chunk that differs turns maps off for the item, and the run scans everything.
 
-What is read: one window in turn, so that every chunk is read again at least once in `WINDOWS` runs; and as many
-chunks again, drawn at random from those that held data at the parent, which no pattern of lies can avoid for long.
-Together at most about 2 / `WINDOWS` of the disk. Chunks that were and are a hole are not read: there is nothing.
+What is read: one window in turn, or one for each day since the last run, so that every chunk is read again in `WINDOWS`
+days or runs, whichever are over first; and as many chunks as a window has, drawn at random from those that held data at
+the parent, which no pattern of lies can avoid for long. Together about 2 / `WINDOWS` of the disk for a daily point.
+Chunks that were and are a hole are not read: there is nothing.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ class Audit:
 
 
 def audit(
-    reader: DiskReader, digests: DigestState, claims: Claims, window: int, *, seed: int, monitor: Monitor
+    reader: DiskReader, digests: DigestState, claims: Claims, windows: range, *, seed: int, monitor: Monitor
 ) -> Audit:
-    """Read unclaimed chunks and compare them with the parent's digests.
+    """Read unclaimed chunks, those of `windows` and others, and compare them with the parent's digests.
 
     Raises:
         CorruptionError: a cell of the digest state is damaged (`digests.damaged`).
@@ -83,7 +84,7 @@ def audit(
         differs = (np.asarray(plain.digests) != batch.before).any(axis=1)
         return len(batch.numbers), plain.read_bytes, batch.numbers[differs]
 
-    for chunks, byte_count, differing in in_order(look, _batches(reader, digests, claims, window, monitor)):
+    for chunks, byte_count, differing in in_order(look, _batches(reader, digests, claims, windows, monitor)):
         monitor.count("audited_chunks", chunks)
         monitor.count("read_bytes", byte_count)
         read += chunks
@@ -100,10 +101,10 @@ class _Batch:
 
 
 def _batches(
-    reader: DiskReader, digests: DigestState, claims: Claims, window: int, monitor: Monitor
+    reader: DiskReader, digests: DigestState, claims: Claims, windows: range, monitor: Monitor
 ) -> Iterator[_Batch]:
     chunks = chunk_count(reader.size, reader.chunk_size)
-    begin, end = window * chunks // WINDOWS, (window + 1) * chunks // WINDOWS
+    begin, end = windows.start * chunks // WINDOWS, windows.stop * chunks // WINDOWS
     in_window = range(begin // CELL_CHUNKS, -(-end // CELL_CHUNKS))
     drawn, run = _drawn_cells(chunks, digests)
     size = batch_chunks(reader.chunk_size)

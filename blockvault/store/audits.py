@@ -19,10 +19,11 @@ from blockvault.store.local import device_error, make_folders, replace_file
 
 
 class AuditState(msgspec.Struct, frozen=True):
-    """Of one item: the next window of each disk to be read again, and why its maps are off (empty: they are not)."""
+    """Of one item."""
 
-    windows: dict[str, int] = {}
-    off: str = ""
+    windows: dict[str, int] = {}  # the next one of each disk to be read again
+    newest: str = ""  # when the point that was audited last was taken
+    off: str = ""  # why the item's maps are off; empty: they are not
 
 
 class AuditBook:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from helpers.files import noise, resize, write_at
 from helpers.site import CHUNK, Site
 from helpers.snapshot_world import Guest
 
+from blockvault.clock import utc_now
 from blockvault.engine import claims
 from blockvault.image.extent_map import Ranges
 from blockvault.model import ChurnSource, SnapshotRecord, SnapshotResult
@@ -113,18 +115,19 @@ def test_every_chunk_is_read_again_in_turn(site: Site, reflink_path: Path, monke
     monkeypatch.setattr(claims, "SAMPLE_LEAST", 0)
     image = new_disk(reflink_path, 40)
     site.take(image)
-    opened: list[int] = []
+    opened: list[tuple[int, int]] = []
     true_audit = claims.audit
 
     def audit(*args: object, **options: object) -> claims.Audit:
-        opened.append(args[3])  # type: ignore[arg-type]
+        opened.append((args[3].start, args[3].stop))  # type: ignore[attr-defined]
         return true_audit(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("blockvault.engine.changed_blocks.audit", audit)
-    for _ in range(6):
-        assert site.take(image).churn_source is REFLINK
+    now = utc_now()
+    for hours in (1, 2, 20, 40, 41, 42, 42 + 72, 0):  # daily and more often one window, later one a day; clocks go back
+        assert site.take(image, now=now + timedelta(hours=hours)).churn_source is REFLINK
         site.reopen()
-    assert opened == [0, 1, 2, 3, 0, 1]
+    assert opened == [(0, 1), (1, 2), (2, 3), (3, 4), (0, 1), (1, 2), (2, 4), (0, 1)]
 
 
 # --- a map that lies ---

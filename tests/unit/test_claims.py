@@ -60,10 +60,10 @@ class Disk:
         self.digests = state
         self.monitor = Monitor()
 
-    def audit(self, window: int, claimed: list[list[int]] | None = None) -> claims.Audit:
+    def audit(self, window: int, claimed: list[list[int]] | None = None, count: int = 1) -> claims.Audit:
         found = Claims(np.array(claimed or [], dtype=np.int64).reshape(-1, 2) * CHUNK, CHUNK)
         with ImageSource.open(str(self.path), CHUNK) as source:
-            return audit(source, self.digests, found, window, seed=SEED, monitor=self.monitor)
+            return audit(source, self.digests, found, range(window, window + count), seed=SEED, monitor=self.monitor)
 
 
 @pytest.fixture
@@ -78,6 +78,7 @@ def test_in_as_many_runs_as_there_are_windows_every_chunk_with_data_is_read_once
     assert sum(read) == 350
     assert max(read) <= 3
     assert disk.monitor.counters["read_bytes"] == 350 * CHUNK
+    assert sum(disk.audit(window, count=32).chunks_read for window in range(0, claims.WINDOWS, 32)) == 350
 
 
 @pytest.mark.usefixtures("_in_turn_only")
