@@ -19,6 +19,7 @@ from typing import Self
 from blockvault.clock import from_text, utc_now
 from blockvault.config import DEFAULT_VAULT, default_state_dir, default_vault, vault_path
 from blockvault.engine.backup import Backup
+from blockvault.engine.changed_blocks import off_reason
 from blockvault.engine.check import Check
 from blockvault.engine.compare import compare
 from blockvault.engine.expire import Expirer
@@ -237,6 +238,10 @@ class Vault:
     def item(self, name: str) -> Item:
         """The item of that name. Raises `NotFoundError` (`item.not-found`)."""
         return self._items.get(name)
+
+    def map_off(self, name: str) -> str:
+        """Why the changed-block maps of an item are off on this host: an audit found one wrong. Empty: they are on."""
+        return off_reason(self._session, self._items.get(name).id)
 
     def set_item(
         self,

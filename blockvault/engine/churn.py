@@ -82,7 +82,6 @@ class ChurnFinder:
         self.parent = parent
         self.manifest = manifest
         self.digests = digests
-        self.claims = claims if digests is not None else None
         self.seed = seed
         self.monitor = monitor
         self.suspects = suspects
@@ -90,12 +89,13 @@ class ChurnFinder:
         self.old_chunks = parent.chunk_count if parent else 0
         self.resized = parent is not None and parent.size != reader.size
         self.first_stated = min(self.chunks, self.old_chunks)
+        self.claims = claims if digests is not None and not self.resized else None
         if parent is None:
             self.source = ChurnSource.INITIAL
         elif digests is None:
             self.source = ChurnSource.IDENTITY
         else:
-            self.source = ChurnSource.SCAN if claims is None else ChurnSource.REFLINK
+            self.source = ChurnSource.SCAN if self.claims is None else ChurnSource.REFLINK
         self._token = kernel.CancelToken()
         monitor.attach(self._token)
         self._stated = set(digests.stated_cells()) if digests is not None else set()
@@ -105,7 +105,7 @@ class ChurnFinder:
         for cell in range(cell_count(self.chunks)):
             self.monitor.check()
             first, count = cell_bounds(cell, self.chunks)
-            if self.claims is not None and not self.resized:
+            if self.claims is not None:
                 claimed = self.claims.mask(first, count) | self._unsound(cell, first, count)[1]
                 churn = self._claimed_cell(cell, first, claimed) if claimed.any() else None
                 self._advance(first, count)
@@ -174,7 +174,6 @@ class ChurnFinder:
                 raise CorruptionError("vault.object-damaged", f"the parent's manifest of cell {cell} cannot be read")
         except CorruptionError as error:
             self.monitor.note(f"{error.message}: its chunks are compared by identity")
-            self.source = ChurnSource.IDENTITY
             must_state = 0 if parent is None else None
             runs = list(self.reader.data_runs(first, count))
             return self._list_cell(cell, first, count, runs, must_state=must_state)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from blockvault.clock import utc_now
-from blockvault.engine.changed_blocks import use_map
+from blockvault.engine.changed_blocks import turn_on, use_map
 from blockvault.engine.dating import committed_last
 from blockvault.engine.encoding import TransferContext
 from blockvault.engine.session import Session
@@ -138,7 +138,11 @@ class Transferring:
         with self._lease(blank, "transfer"):
             self._check_parent(blank)
             if record is not None and parent is not None and blank.parent is not None:
-                audit = use_map(self._session, record, parent, inputs, monitor) or audit
+                verdict = use_map(self._session, record, parent, inputs, monitor)
+                if verdict.used:
+                    audit = verdict.told
+                elif verdict.told:
+                    audit = f"{audit}: {verdict.told}"
             marked = condemned.look(self._session.store, self._session.keys)
             # Whatever reclaim deletes from now on waits for this lease; what it deleted before is forgotten here.
             self._session.shelf.refresh()
@@ -158,6 +162,8 @@ class Transferring:
             context.quarantine.refresh()
             transfer = Transfer(context, now=utc_now())
             point = transfer.run(replace(blank, audit=audit), inputs, before_commit=before_commit)
+            if full:
+                turn_on(self._session, blank.item_id, blank.item_name, monitor)
         try:
             self._session.host.committed(self._session.origin, point.number)
             self._session.catalog.refresh()

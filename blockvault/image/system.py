@@ -19,11 +19,14 @@ _FICLONERANGE = 0x4020940D
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
 _FS_IOC_GETVERSION = 0x80087601
+_FS_IOC_FSGETXATTR = 0x801C581F
 _BLKGETSIZE64 = 0x80081272
 _FS_IOC_FIEMAP = 0xC020660B
 
 FLAG_IMMUTABLE = 0x00000010  # chattr +i
 FLAG_NOCOW = 0x00800000  # chattr +C
+
+_XFLAG_REALTIME = 0x00000001
 
 _FALLOC_KEEP_SIZE = 0x01
 _FALLOC_ZERO_RANGE = 0x10
@@ -93,6 +96,16 @@ def inode_generation(fd: int) -> int | None:
     except OSError:
         return None
     return number[0] & 0xFFFFFFFF
+
+
+def is_realtime(fd: int) -> bool:
+    """Whether a file's data lies on the realtime device of xfs: its extents' addresses are of that device."""
+    attributes = bytearray(28)
+    try:
+        fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, attributes)
+    except OSError:
+        return False
+    return bool(struct.unpack_from("=L", attributes)[0] & _XFLAG_REALTIME)
 
 
 def file_system_type(fd: int) -> int:

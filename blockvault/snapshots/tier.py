@@ -244,6 +244,8 @@ class SnapshotTier:
                     return f"the snapshot of point {record.number} has no such disk"
                 if stored.record.kind is not SnapshotKind.REFLINK or not facts.inode:
                     return f"the snapshot of point {record.number} is no clone"
+                if facts.generation is None:
+                    return "the file system does not tell a file from a later one of the same number"
                 try:
                     source = reflink.open_clone(disk, stored.record.chunk_size, facts.mtime_ns)
                 except (CorruptionError, DeviceError) as error:
@@ -255,7 +257,7 @@ class SnapshotTier:
                 untouched = all(_is_untouched(fd, facts) for fd, facts in opened)
             except OSError as error:
                 return f"the file system does not tell where extents lie ({error.strerror})"
-        return ranges if untouched else "a snapshot was touched since it was taken"
+        return ranges if untouched else "a snapshot was touched, or replaced, since it was taken"
 
     # -- reading and restoring ------------------------------------------------------------------------------
 

@@ -45,7 +45,8 @@ def command(
         raise click.UsageError("nothing to change: give --name, --snapshot-days, --snapshot-dir, --disk or --comment")
     with call.open_vault() as vault:
         item = vault.set_item(name, **changes)
+        map_off = vault.map_off(item.name)
     from blockvault.cli.commands.item_show import show
 
-    show(call, item)
+    show(call, item, map_off)
     return None
