@@ -161,7 +161,7 @@ def test_a_damaged_slot_is_listed_and_told(safe: Program) -> None:
     slot.write_bytes(slot.read_bytes().replace(b'"passes":3', b'"passes":4'))
     ended = key(safe, "list", "--json", env=AFTER, code=3)
     assert "check" in ended.documents[0]["slots"][0]["damage"]
-    assert "keys/0 is damaged" in ended.documents[-1]["message"]
+    assert "keys/0 is damaged" in ended.err
     assert "damaged: keys/0" in key(safe, "list", code=12).err
     assert "keys/0" in safe.run("doctor", "--vault", "safe", env=AFTER).out
     key(safe, "remove", "0", "--yes", env=AFTER)
