@@ -161,10 +161,10 @@ def test_a_compressed_extent_is_never_trusted(
     old, new = _moved_within_an_extent(mounted("btrfs", 128 << 20))
     try:
         maps = extent_map.read_map(old)[0], extent_map.read_map(new)[0]
-        assert extent_map.differing(*maps, 0, 32 * BLOCK).tolist() == [[0, 32 * BLOCK]]
+        assert extent_map.differing(maps, 0, 32 * BLOCK).tolist() == [[0, 32 * BLOCK]]
         assert isinstance(extent_map.changed_ranges(old, new), str)
         monkeypatch.setattr(extent_map, "_IN_DOUBT", 0)
-        trusted = extent_map.differing(*maps, 0, 32 * BLOCK).tolist()
+        trusted = extent_map.differing(maps, 0, 32 * BLOCK).tolist()
         assert all(first >= 16 * BLOCK for first, _ in trusted)  # the miss, were the rule not there
     finally:
         os.close(old)
