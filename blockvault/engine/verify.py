@@ -338,7 +338,7 @@ class Verifier:
             try:
                 self._state.save()
             except BlockVaultError as error:
-                self.monitor.warn(error.kind, f"{error.message}: what was verified now will be read again")
+                self.monitor.note(f"{error.message}: what was verified now will be read again")
 
     def _expect(self, *, everything: bool) -> tuple[dict[PackName, int], dict[PackName, bytes]]:
         """Stored bytes needed of each pack, and the generation that is about to be read."""
