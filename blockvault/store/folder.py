@@ -138,6 +138,11 @@ def encode_header(header: Header) -> bytes:
     return line + b"\n" + blake3.blake3(line).hexdigest().encode() + b"\n"
 
 
+def _header_bytes(file: str) -> bytes:
+    with open(open_plain(file), "rb") as stream:
+        return stream.read(64 << 10)
+
+
 def read_header(path: str) -> Header:
     """The header of the vault in folder `path`.
 
@@ -149,12 +154,13 @@ def read_header(path: str) -> Header:
     """
     file = os.path.join(path, HEADER)
     try:
-        with open(open_plain(file), "rb") as stream:
-            data = stream.read(64 << 10)
+        data = _header_bytes(file)
     except NotPlainError as error:
         raise foreign(f"the header {file}", error.reason) from None
     except (FileNotFoundError, NotADirectoryError):
         if os.path.isdir(path):
+            if os.path.exists(file):  # another process made the vault in this moment: whole, by one rename
+                return read_header(path)
             if any(os.path.isdir(os.path.join(path, part)) for part in ("points", "main")):
                 raise CorruptionError(
                     "vault.header-missing",

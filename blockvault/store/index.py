@@ -38,7 +38,7 @@ from blockvault.errors import DeviceError
 from blockvault.failpoints import reach
 from blockvault.format.index import prefixes_of
 from blockvault.ids import PackName
-from blockvault.store.local import check_plain, device_error, open_plain, replace_file
+from blockvault.store.local import check_plain, device_error, make_folders, open_plain, replace_file
 from blockvault.store.locks import FileLock
 
 MAP_BYTES_START = 64 << 20
@@ -168,7 +168,8 @@ class Index:
         self._open()
         with self._environment.begin(write=True) as txn:
             txn.put(b"identity", self._identity.encode(), db=self._meta)
-        os.makedirs(os.path.dirname(self._note), mode=0o700, exist_ok=True)
+        # Durable as all of the host's state: with its folder the numbers that were given out could be lost.
+        make_folders("/", os.path.abspath(os.path.dirname(self._note)).lstrip("/"), mode=0o700)
         replace_file(self._note, (self._made_here() or "").encode())
 
     def _remove_folder(self) -> None:

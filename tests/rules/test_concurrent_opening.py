@@ -19,6 +19,7 @@ import blockvault
 from blockvault.clock import utc_now
 from blockvault.errors import BlockVaultError
 from blockvault.ids import PackName
+from blockvault.store import folder
 from blockvault.store import index as index_module
 from blockvault.store.folder import create_vault
 from blockvault.store.index import Index
@@ -103,7 +104,9 @@ def nothing_yet(state: Path) -> None:
 
 def no_index_yet(state: Path) -> None:
     state.mkdir()
-    create_vault(str(state / "vaults" / "default"), "default", chunk_size=CHUNK, secret=None, now=utc_now())
+    create_vault(
+        str(state / "vaults" / "default"), "default", chunk_size=CHUNK, secret=None, soft_delete_days=14, now=utc_now()
+    )
 
 
 def index_of_another_folder(state: Path) -> None:
@@ -257,3 +260,17 @@ def test_the_map_that_another_process_made_grow_is_read_and_written(
         assert all(index.find_blocks(identities(ours)))
         assert all(index.find_blocks(theirs))
     index.close()
+
+
+def test_a_vault_that_appears_between_two_looks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is there, its header was not a moment ago: it came with one rename in between."""
+    place = tmp_path / "vaults" / "default"
+    true_read = folder._header_bytes
+
+    def too_early(file: str) -> bytes:
+        monkeypatch.setattr(folder, "_header_bytes", true_read)
+        create_vault(str(place), "default", chunk_size=CHUNK, secret=None, soft_delete_days=14, now=utc_now())
+        raise FileNotFoundError(file)
+
+    monkeypatch.setattr(folder, "_header_bytes", too_early)
+    assert folder.read_header(str(place)).chunk_size == CHUNK
