@@ -409,6 +409,7 @@ class Verifier:
         """What a delta takes with it is what its damaged base takes, though no point may list the base itself."""
         orphan = STATUS_TEXT[STATUS_NO_BASE]
         todo = [(pack, slot) for pack, slots in self.bad.items() for slot, reason in slots.items() if reason == orphan]
+        passed: dict[tuple[PackName, int], set[TouchedRange]] = defaultdict(set)
         for pack, slot in todo:
             touches = self._found[names[pack], slot][1]
             for _ in range(DEPTH_MAX):
@@ -420,7 +421,9 @@ class Verifier:
                     break
                 pack, slot = table.base_packs[table.base_pack[slot]], int(table.base_slot[slot])
                 if slot in self.bad.get(pack, {}):
-                    self._note(names[pack], slot, self.bad[pack][slot], touches)
+                    passed[pack, slot].update(touches)
+        for (pack, slot), taken in passed.items():
+            self._note(names[pack], slot, self.bad[pack][slot], list(taken))
 
 
 def _suffix(name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,10 +120,13 @@ def test_packs_that_are_few_enough_are_decoded_in_one_call(
 
 
 def test_descriptors_are_counted_down_again(site: Site, scattered: Path) -> None:
+    gc.collect()  # what other tests left
+    before = len(packs_module.open_readers)
     site.check("2")
-    assert len(packs_module.open_readers) <= packs_module.OPEN_PACKS_MAX
+    assert 0 < len(packs_module.open_readers) - before <= packs_module.OPEN_PACKS_MAX
     site.close()
-    assert len(packs_module.open_readers) == 0
+    gc.collect()
+    assert len(packs_module.open_readers) <= before
 
 
 def test_what_is_allowed_follows_the_limit_of_the_process() -> None:

@@ -68,18 +68,19 @@ def _slots(root: Path) -> Target:
     vault_id = world.keys.vault_id
     usual = vault_keys.ARGON_MEMORY_KIB
     vault_keys.ARGON_MEMORY_KIB = 64
-    cheap = vault_keys.wrap(bytes(32), vault_id, 1, Secret(passphrase=b"x"))
+    cheap = vault_keys.wrap(bytes(32), vault_id, 0, Secret(passphrase=b"x"), label="", created="")
     vault_keys.ARGON_MEMORY_KIB = usual
 
     def run(data: bytes) -> None:
-        vault_keys.unwrap([data, true], vault_id, KEY_FILE, "x")
+        slot = vault_keys.read_slot(0, data)
+        vault_keys.open_slot(slot, vault_id, KEY_FILE)
         if b"passphrase" not in data:
             return
         with contextlib.suppress(ValueError, RecursionError):
             costs = json.loads(data)
             if isinstance(costs, dict) and costs.get("memory_kib") not in (64, 8, None):
                 return  # what is within bounds may take its time: docs/format.md, section 17
-        vault_keys.unwrap([data], vault_id, Secret(passphrase=b"x"), "x")
+        vault_keys.open_slot(slot, vault_id, Secret(passphrase=b"x"))
 
     return Target("slots", run, [true, cheap])
 
