@@ -52,6 +52,9 @@ class PackFiller:
         self._late: Segment | None = None
         self._writer: PackWriter | None = None
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="blockvault-seal")
+        # Its thread begins now: a thread that Ctrl-C meets while it is being started is one that nobody waits for, and
+        # what it seals would stay after the clean-up.
+        self._sealer.submit(int).result()
         self._sealing: list[tuple[Future[int], PackWriter]] = []
         self.made: list[str] = []  # objects made so far
         self.shared = False  # whether others may have learned of them

