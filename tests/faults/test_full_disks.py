@@ -144,11 +144,12 @@ def test_the_vault(tmp_path: Path, mounted: Mounted, kind: str) -> None:
 def test_the_hosts_state(tmp_path: Path, mounted: Mounted) -> None:
     mount = mounted("ext4", 24 * MIB)
     ready = Ready(tmp_path, mount / "state", tmp_path / "vault")
-    ready.go_through(mount)
+    for _ in range(3):  # what the host keeps is a few blocks, and ext4 may free as many behind the filler's back
+        ready.go_through(mount)
+        if {3, 14} & set(ready.codes):
+            break
     assert 0 in ready.codes
-    # What has no room there is a warning after the commit, else an error. Whether it has is up to the file system: what
-    # the host keeps is a few blocks, and ext4 may have those left where it says that it has none.
-    assert set(ready.codes) <= {0, 3, 14}
+    assert {3, 14} & set(ready.codes), "what has no room there is a warning after the commit, else an error"
 
 
 def test_the_snapshot_folder(tmp_path: Path, mounted: Mounted) -> None:
