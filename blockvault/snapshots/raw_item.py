@@ -178,10 +178,14 @@ class RawCapture:
         )
 
     def _new_capture(self, spec: DiskSpec, source: ImageSource) -> DiskCapture:
-        # A file that exists under the name is nobody's that we know of; it is left alone.
+        # A file under such a name is an earlier chain's, or nobody's that we know of: a host that has lost its records
+        # gives numbers anew. It is left alone.
         path = os.path.join(self._own_folder, spec.name + NEWEST_SUFFIX)
         if os.path.lexists(path):
             path = os.path.join(self._own_folder, f"{spec.name}-{self._record.number}{NEWEST_SUFFIX}")
+        if os.path.lexists(path):
+            own = f"{self._record.number}-{os.urandom(4).hex()}"
+            path = os.path.join(self._own_folder, f"{spec.name}-{own}{NEWEST_SUFFIX}")
         return DiskCapture(
             self._context,
             source,

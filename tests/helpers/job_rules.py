@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, precondition, rule
+from hypothesis.stateful import initialize, rule
 
 from blockvault.clock import utc_now
 from blockvault.engine import packing
@@ -26,6 +26,7 @@ from helpers.ledger import Known, Ledger
 from helpers.site import KEY_FILE, Site
 
 PACK_BYTES = packing.PACK_BYTES
+places = st.integers(0, 5039)  # one of some points: `pick` takes the remainder
 
 
 class JobRules(ChurnRules):
@@ -62,8 +63,9 @@ class JobRules(ChurnRules):
 
     # --- the ledger ---
 
-    def draw(self, data: st.DataObject, points: list[Known]) -> Known | None:
-        return data.draw(st.sampled_from(points), label="point") if points else None
+    def pick(self, points: list[Known], place: int) -> Known | None:
+        """One of them, if any. Which there are depends on when a child was killed; what is drawn must not."""
+        return points[place % len(points)] if points else None
 
     def infos(self) -> dict[str, PointInfo]:
         """What the vault lists, deleted points too."""
@@ -97,12 +99,11 @@ class JobRules(ChurnRules):
     def days_pass(self, days: int) -> None:
         self.now += timedelta(days=days)
 
-    @precondition(lambda self: self.ledger.points)
-    @rule(data=st.data())
-    def put_back(self, data: st.DataObject) -> None:
+    @rule(place=places)
+    def put_back(self, place: int) -> None:
         """An image is as it was at some point again, one that is gone perhaps: what lies dead is met once more."""
-        known = data.draw(st.sampled_from(list(self.ledger.points.values())), label="point")
-        for name, copy in known.copies.items():
+        known = self.pick(list(self.ledger.points.values()), place)
+        for name, copy in known.copies.items() if known else ():
             keep_copy(copy, self.folder / f"{name}.img")
 
     def take(self, item: str, monitor: Monitor | None = None, **options: object) -> Known:
@@ -111,8 +112,24 @@ class JobRules(ChurnRules):
         result = self.site.vault.snapshot(targets, name=item, monitor=monitor, now=now, **options)  # type: ignore[arg-type]
         assert result.warnings == ()
         known = self.remember(self.site.vault.point(str(result.number)))
-        self.ledger.expire_snapshots(self.site.vault.origin, now)
+        assert self.settle_snapshots(now), "snapshots whose days are over are still there"
         return known
+
+    def settle_snapshots(self, now: datetime) -> bool:
+        """Take into the ledger which snapshots a job removed; whether all went whose days are over.
+
+        None need go on the word of a clock that stands more than 14 days after every earlier point.
+        """
+        origin, infos = self.site.vault.origin, self.infos()
+        over = self.ledger.expirable_snapshots(origin, now)
+        left = [known for known in over if known.id in infos and infos[known.id].tier is not Tier.VAULT]
+        self.ledger.expire_snapshots([known for known in over if known not in left])
+        earlier = [
+            known.taken
+            for known in self.ledger.points.values()
+            if known.origin == origin and known.taken < now and (known.is_root or known.snapshot_until is not None)
+        ]
+        return not left or now - max(earlier) > timedelta(days=14)
 
     @rule(item=items, keep=st.booleans(), full=st.booleans(), days=st.sampled_from([None, None, None, 1, 20]))
     def snapshot(self, item: str, keep: bool, full: bool, days: int | None) -> None:
@@ -143,23 +160,25 @@ class JobRules(ChurnRules):
         assert newest.statistics.changed_chunks == 0
         assert monitor.counters["blocks_stored"] == 0
 
-    @precondition(lambda self: self.ledger.listed())
-    @rule(data=st.data(), source=st.sampled_from(["auto", "snapshot", "vault"]), force=st.booleans())
-    def restore(self, data: st.DataObject, source: str, force: bool) -> None:
-        known = data.draw(st.sampled_from(self.ledger.listed()), label="point")
-        if (source == "vault" and not known.in_vault) or (source == "snapshot" and known.snapshot_until is None):
+    @rule(place=places, source=st.sampled_from(["auto", "snapshot", "vault"]), force=st.booleans())
+    def restore(self, place: int, source: str, force: bool) -> None:
+        known = self.pick(self.ledger.listed(), place)
+        if (
+            known is None
+            or (source == "vault" and not known.in_vault)
+            or (source == "snapshot" and known.snapshot_until is None)
+        ):
             return
         self.check(known, source, force=force)
 
-    @precondition(lambda self: self.ledger.listed())
-    @rule(data=st.data())
-    def compare(self, data: st.DataObject) -> None:
+    @rule(place=places, other=places)
+    def compare(self, place: int, other: int) -> None:
         """`diff` of any two points of an item, and of a point and its images, tells the chunks that differ."""
         inside = [known for known in self.ledger.listed() if known.in_vault]
-        left = self.draw(data, inside)
-        if left is None:
+        left = self.pick(inside, place)
+        right = self.pick([known for known in inside if left is not None and known.item == left.item], other)
+        if left is None or right is None:
             return
-        right = data.draw(st.sampled_from([known for known in inside if known.item == left.item]), label="right")
         result = self.site.vault.diff(left.id, right.id)
         for disk in left.copies:
             wanted = differing_chunks(left.copies[disk], right.copies[disk], self.chunk)

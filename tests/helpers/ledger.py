@@ -111,13 +111,14 @@ class Ledger:
 
     # --- snapshots ---
 
-    def expire_snapshots(self, origin: str, moment: datetime) -> None:
-        """What the end of a job removes: snapshots whose days are over, but for the newest that the vault has."""
-        for known in self.expirable_snapshots(origin, moment):
+    def expire_snapshots(self, points: Iterable[Known]) -> None:
+        """The snapshots of these were removed; what only they held is gone."""
+        for known in points:
             known.snapshot_until = None
             known.gone = known.gone or not known.in_vault
 
     def expirable_snapshots(self, origin: str, moment: datetime) -> list[Known]:
+        """What the end of a job removes: snapshots whose days are over, but for the newest that the vault has."""
         newest: dict[str, int] = {}
         for known in self.roots():
             if known.origin == origin:
@@ -132,10 +133,8 @@ class Ledger:
         ]
 
     def lose_host(self) -> None:
-        """A host that lost its state has no snapshots any more; what only they held is gone."""
-        for known in self.points.values():
-            known.snapshot_until = None
-            known.gone = known.gone or not known.in_vault
+        """A host that lost its state has no snapshots any more."""
+        self.expire_snapshots(self.points.values())
 
     # --- retention ---
 

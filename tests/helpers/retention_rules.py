@@ -7,12 +7,12 @@ from statistics import median
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import rule
 
 from blockvault.errors import BlockVaultError, InvalidInputError, NotFoundError
 from blockvault.model import PrunePlan
 from blockvault.policy import RetentionRules
-from helpers.job_rules import JobRules
+from helpers.job_rules import JobRules, places
 from helpers.ledger import Expected, Known
 from helpers.stored import check_clean
 
@@ -34,10 +34,11 @@ class RetentionMachineRules(JobRules):
     def there(self) -> list[Known]:
         return [known for known in self.ledger.points.values() if not known.gone]
 
-    @precondition(lambda self: self.there())
-    @rule(data=st.data())
-    def hold(self, data: st.DataObject) -> None:
-        known = data.draw(st.sampled_from(self.there()), label="point")
+    @rule(place=places)
+    def hold(self, place: int) -> None:
+        known = self.pick(self.there(), place)
+        if known is None:
+            return
         if not known.in_vault:
             with pytest.raises(NotFoundError, match="only a snapshot"):
                 self.site.vault.hold(known.id)
@@ -45,10 +46,11 @@ class RetentionMachineRules(JobRules):
         assert self.site.vault.hold(known.id, reason="the auditors come", now=self.tick()).state.held
         known.held = True
 
-    @precondition(lambda self: self.ledger.roots())
-    @rule(data=st.data())
-    def unhold(self, data: st.DataObject) -> None:
-        known = data.draw(st.sampled_from(self.ledger.roots()), label="point")
+    @rule(place=places)
+    def unhold(self, place: int) -> None:
+        known = self.pick(self.ledger.roots(), place)
+        if known is None:
+            return
         now = self.tick()
         if not known.held:
             with pytest.raises(InvalidInputError, match="is not held"):
@@ -57,10 +59,11 @@ class RetentionMachineRules(JobRules):
         assert not self.site.vault.unhold(known.id, now=now).state.held
         self.ledger.unhold(known, now)
 
-    @precondition(lambda self: self.there())
-    @rule(data=st.data(), purge=st.booleans())
-    def delete(self, data: st.DataObject, purge: bool) -> None:
-        known = data.draw(st.sampled_from(self.there()), label="point")
+    @rule(place=places, purge=st.booleans())
+    def delete(self, place: int, purge: bool) -> None:
+        known = self.pick(self.there(), place)
+        if known is None:
+            return
         now = self.tick()
         if known.held or (known.deleted is not None and not purge):
             with pytest.raises(BlockVaultError) as refused:
@@ -73,10 +76,11 @@ class RetentionMachineRules(JobRules):
         else:
             self.ledger.delete(known, now)
 
-    @precondition(lambda self: self.ledger.roots())
-    @rule(data=st.data())
-    def undelete(self, data: st.DataObject) -> None:
-        known = data.draw(st.sampled_from(self.ledger.roots()), label="point")
+    @rule(place=places)
+    def undelete(self, place: int) -> None:
+        known = self.pick(self.ledger.roots(), place)
+        if known is None:
+            return
         now = self.tick()
         if known.deleted is None:
             with pytest.raises(InvalidInputError, match="is not deleted"):
@@ -139,18 +143,18 @@ class RetentionMachineRules(JobRules):
             )
         check_clean(self.site.vault._session, self.site.folder, exact=max_dead == 0.0)
 
-    def some_item(self, data: st.DataObject) -> str | None:
-        known = sorted({known.item for known in self.ledger.points.values()})
-        return data.draw(st.sampled_from([None, *known]), label="item")
+    def some_item(self, place: int) -> str | None:
+        choices = [None, *sorted({known.item for known in self.ledger.points.values()})]
+        return choices[place % len(choices)]
 
-    @rule(data=st.data(), rules=retention, max_dead=max_deads)
-    def prune(self, data: st.DataObject, rules: RetentionRules, max_dead: float) -> None:
-        self.prune_now(rules, self.some_item(data), max_dead)
+    @rule(place=places, rules=retention, max_dead=max_deads)
+    def prune(self, place: int, rules: RetentionRules, max_dead: float) -> None:
+        self.prune_now(rules, self.some_item(place), max_dead)
 
-    @rule(data=st.data(), rules=retention)
-    def prune_unasked(self, data: st.DataObject, rules: RetentionRules) -> None:
+    @rule(place=places, rules=retention)
+    def prune_unasked(self, place: int, rules: RetentionRules) -> None:
         """What must be confirmed is not done without; a plan is not carried out twice."""
-        plan, expected = self.foretell(rules, self.some_item(data), 0.6)
+        plan, expected = self.foretell(rules, self.some_item(place), 0.6)
         if not plan.emptied_items and not plan.clock_doubt:
             self.site.vault.prune(plan)
             self.settle_prune(expected, plan.now, whole=True)

@@ -1,6 +1,7 @@
 """Raw snapshots: whatever a guest does between captures, every snapshot keeps reading as its image did."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -255,6 +256,23 @@ def test_two_items_of_one_name_do_not_meet(tmp_path: Path) -> None:
     world.capture()
     (folder,) = list(world.kept.iterdir())
     assert folder.name == f"web01-{world.item.id[:8]}"
+
+
+def test_a_host_that_lost_its_records_again_and_again_leaves_what_it_finds(tmp_path: Path) -> None:
+    """It gives the same numbers anew, so even a name with the number in it may be taken."""
+    world = World(tmp_path)
+    guest = Guest(world.image(), 20 * CHUNK, 10)
+    left: dict[Path, bytes] = {}
+    for _ in range(4):
+        guest.fill(4)
+        world.number = 0
+        world.capture()
+        world.check(1)
+        assert all(path.read_bytes() == before for path, before in left.items())
+        assert world.record(1).disks[0].file not in {str(path) for path in left}
+        left = {path: path.read_bytes() for path in world.kept.rglob("*.newest")}
+        shutil.rmtree(world.host / "snapshots")
+    assert len(left) == 4
 
 
 def test_the_newest_reader_knows_all_digests_without_reading(tmp_path: Path) -> None:
