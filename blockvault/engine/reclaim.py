@@ -13,7 +13,8 @@ Invariants:
 - What is deleted was condemned, unneeded before and after, and nobody who began before it was condemned is at work.
 - A pack's older generation is deleted only after every slot that is needed was read back from the newer one.
 - A root or layer that cannot be read stops all deletion; a pack that cannot be read is left alone.
-- Interrupted anywhere: a later run takes up the markers, or lifts them where something is needed again.
+- Interrupted anywhere: a later run takes up the markers, or lifts them where something is needed again. The marker of
+  a pack stays until the index segments that name only packs that are gone are deleted too.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from blockvault.store.catalog import record_names, ref_of
 from blockvault.store.generations import write_generation
 from blockvault.store.layers import LAYERS_FOLDER, layer_object
 from blockvault.store.leases import Live, live_leases
-from blockvault.store.packs import PackReader, generations, pack_folder, read_table
+from blockvault.store.packs import PACKS_FOLDER, PackReader, generations, pack_folder, read_table
 
 MAX_DEAD_DEFAULT = 0.6  # a pack of which more is dead is rewritten: 40% alive (D5)
 SCRATCH_SECONDS = 24 * 3600
@@ -88,6 +89,7 @@ class Reclaimer:
         self._keys = session.keys
         self._monitor = monitor
         self._result = ReclaimResult()
+        self._spent: list[str] = []  # markers of packs that are gone
 
     # --- looking ---------------------------------------------------------------------------------------------
 
@@ -290,9 +292,13 @@ class Reclaimer:
 
     def _still_stands(self, mark: condemned.Marker, marker: Marker) -> bool:
         """Whether an earlier marker still holds; one that does not is lifted."""
-        if mark.readable and self._exists(mark) and not self._is_needed(mark, marker):
+        exists = mark.readable and self._exists(mark)
+        if exists and not self._is_needed(mark, marker):
             return True
-        self._store.delete(mark.name)
+        if mark.readable and not exists and mark.object.startswith(PACKS_FOLDER):
+            self._spent.append(mark.name)
+        else:
+            self._store.delete(mark.name)
         return False
 
     def _exists(self, mark: condemned.Marker) -> bool:
@@ -326,6 +332,8 @@ class Reclaimer:
             self._result.deleted_layers += 1
         elif mark.slots is None:
             self._delete_pack(PackName(bytes.fromhex(mark.key)))
+            self._spent.append(mark.name)
+            return
         else:
             self._rewrite(PackName(bytes.fromhex(mark.key)), self._dead_of(mark, marker), marker)
         reach("reclaim.unmark")
@@ -429,8 +437,11 @@ class Reclaimer:
             if ref not in named:
                 reach("reclaim.drop-record")
                 self._session.catalog.drop_record(ref)
-        if self._result.deleted_packs:
+        if self._spent:
             self._drop_index_segments()
+        for name in self._spent:
+            reach("reclaim.unmark")
+            self._store.delete(name)
         condemned.drop_closed_rounds(self._store)
         if not leases:
             self._result.freed_bytes += self._store.remove_scratch(SCRATCH_SECONDS)

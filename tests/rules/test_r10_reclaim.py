@@ -21,6 +21,7 @@ from helpers.damage import flip
 from helpers.files import noise, text, write_at
 from helpers.needed import NOW, filled, needed_by, nothing_is_left, purge, reclaim, roots
 from helpers.site import CHUNK, KEY_FILE, Site
+from helpers.stored import check_clean, survey
 
 from blockvault.engine.reclaim import Reclaimer
 from blockvault.errors import BlockVaultError, ConflictError, DeviceError, NotFoundError
@@ -812,6 +813,32 @@ def test_an_index_that_is_rebuilt_from_stale_segments(site: Site) -> None:
     site.sound()
     reclaim(site, 0.0)
     nothing_is_left(site)
+    site.sound()
+
+
+@pytest.mark.parametrize("step", ["reclaim.drop-record", "reclaim.delete-segment", "reclaim.unmark"])
+def test_index_segments_of_gone_packs_go_with_the_next_run(site: Site, hook: SetHook, step: str) -> None:
+    """A run that ends between the last pack and its index segment leaves the pack's marker for the next."""
+    scene = Scene(site)
+    write_at(scene.image, FRESH * CHUNK, noise(2 * CHUNK, 31))
+    site.take(scene.image)
+    write_at(scene.image, FRESH * CHUNK, noise(2 * CHUNK, 32))
+    site.take(scene.image)
+    purge(site, 3)
+    assert not survey(forge.session(site)).idle_segments
+
+    def interrupt(name: str) -> None:
+        if name == step:
+            raise KeyboardInterrupt
+
+    hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        reclaim(site, 0.0)
+    hook(None)
+    site.reopen()
+    assert survey(forge.session(site)).idle_segments or step == "reclaim.unmark"
+    reclaim(site, 0.0)
+    check_clean(forge.session(site), site.folder, exact=True)
     site.sound()
 
 
