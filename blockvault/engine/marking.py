@@ -11,33 +11,47 @@ Invariants:
 - A root or a layer that cannot be read ends the marking (`reclaim.stopped`): nobody knows what it needs.
 - Points may be added later; what was needed stays needed.
 
-How the work grows: each layer's segment of a cell is read once for a disk. A stack costs a pass over its layers only
-where one of them is seen in part so far: a layer that is the newest of some root needs none. Memory follows one cell of
-one disk.
+How the work grows: a layer is read once and its outline kept in LMDB (`store/outlines.py`), so what is done at each
+marking is one look-up a layer. A stack costs a pass over its layers only where one of them is seen in part so far: a
+layer that is the newest of some root needs none. Chunks are held as ranges. Where the stacks of a disk state more
+ranges than `WINDOW_PIECES`, the disk is looked at in windows of cells, so memory follows the window.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.errors import BlockVaultError, CorruptionError, UnsupportedError
 from blockvault.format.envelope import damaged
-from blockvault.format.layers import ENTRY_SEGMENT, Segment
+from blockvault.format.layers import ENTRY_SEGMENT
+from blockvault.format.outlines import (
+    Outline,
+    cut,
+    holds,
+    joined,
+    outline_of_segment,
+    without,
+)
 from blockvault.format.tables import SLOTS_MAX
 from blockvault.ids import LayerName, PackName
 from blockvault.model import LayerRef, Point, PointRef, VaultKeys
 from blockvault.model.geometry import CELL_CHUNKS, cell_count
 from blockvault.monitor import Monitor
-from blockvault.store.layers import LayerReader
+from blockvault.store.layers import LayerReader, layer_object
 from blockvault.store.local import LocalStore
+from blockvault.store.outlines import OutlineShelf
 
 Stack = tuple[tuple[LayerRef, ...], int, int]  # layers, newest first; chunks of the disk; bytes of a chunk
+I64 = NDArray[np.int64]
+
+WINDOW_PIECES = 1 << 20
+OUTLINE_ROWS_HELD = 1 << 19
+NEEDED_ROWS_HELD = 1 << 16
 
 
 class NeededSlots:
@@ -45,73 +59,66 @@ class NeededSlots:
 
     def __init__(self) -> None:
         self._slots: dict[PackName, NDArray[np.bool_]] = {}
+        self._waiting: dict[PackName, list[tuple[I64, I64]]] = {}
+        self._rows = 0
 
-    def add(self, pack: PackName, slots: NDArray[np.integer]) -> None:
-        """These slots of a pack are needed."""
-        if not len(slots):
+    def add(self, pack: PackName, first: I64, length: I64) -> None:
+        """These slots of a pack are needed: from `first` on so many."""
+        if len(first):
+            self._waiting.setdefault(pack, []).append((first, length))
+            self._rows += len(first)
+            if self._rows > NEEDED_ROWS_HELD:
+                for name in list(self._waiting):
+                    self._take_in(name)
+
+    def _take_in(self, pack: PackName) -> None:
+        waiting = self._waiting.pop(pack, None)
+        if waiting is None:
             return
+        first = np.concatenate([rows for rows, _ in waiting])
+        end = first + np.concatenate([rows for _, rows in waiting])
+        self._rows -= len(first)
+        size = int(end.max())
+        steps = np.bincount(first, minlength=size + 1) - np.bincount(end, minlength=size + 1)
+        fresh = np.cumsum(steps)[:size] > 0
         known = self._slots.get(pack)
-        size = int(slots.max()) + 1
-        if known is None or len(known) < size:
-            grown = np.zeros(max(size, 2 * len(known) if known is not None else 0), dtype=np.bool_)
-            if known is not None:
-                grown[: len(known)] = known
-            self._slots[pack] = known = grown
-        known[slots.astype(np.int64)] = True
+        if known is None:
+            self._slots[pack] = fresh
+        elif len(known) >= size:
+            known[:size] |= fresh
+        else:
+            fresh[: len(known)] |= known
+            self._slots[pack] = fresh
 
     def of(self, pack: PackName, slot_count: int | None = None) -> NDArray[np.bool_]:
         """(slot_count,) which slots of a pack are needed; without a count as many as needed ones end."""
+        self._take_in(pack)
+        known = self._slots.get(pack, np.zeros(0, dtype=np.bool_))
         if slot_count is None:
-            return self._slots.get(pack, np.zeros(0, dtype=np.bool_))
+            return known
         found = np.zeros(slot_count, dtype=np.bool_)
-        known = self._slots.get(pack)
-        if known is not None:
-            count = min(slot_count, len(known))
-            found[:count] = known[:count]
+        count = min(slot_count, len(known))
+        found[:count] = known[:count]
         return found
 
     def __contains__(self, pack: PackName) -> bool:
-        return pack in self._slots
+        return pack in self._slots or pack in self._waiting
 
     def packs(self) -> list[PackName]:
         """Packs of which something is needed."""
-        return list(self._slots)
-
-
-@dataclass(slots=True)
-class _Said:
-    """What one layer says of one cell: its live slots, and which of them some stack sees."""
-
-    layer: str  # the object's name
-    packs: tuple[PackName, ...]
-    chunk: NDArray[np.uint32]
-    pack: NDArray[np.uint32]
-    slot: NDArray[np.uint32]
-    base_row: NDArray[np.int64]  # index into the columns above
-    base_pack: NDArray[np.uint32]
-    base_slot: NDArray[np.uint32]
-    stated: NDArray[np.uint32]  # chunks that are hidden from older layers
-    seen: NDArray[np.bool_] = field(init=False)
-    all_seen: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.seen = np.zeros(len(self.chunk), dtype=np.bool_)
-        self.all_seen = not len(self.chunk)
-
-    def see(self, limit: int) -> None:
-        """A stack sees all of it, up to the end of its disk."""
-        if not self.all_seen:
-            self.seen |= self.chunk < limit
-            self.all_seen = bool(self.seen.all())
+        return list(self._slots.keys() | self._waiting.keys())
 
 
 class Marker:
     """Gathers what roots need, stack by stack."""
 
-    def __init__(self, store: LocalStore, keys: VaultKeys, monitor: Monitor) -> None:
+    def __init__(
+        self, store: LocalStore, keys: VaultKeys, monitor: Monitor, outlines: OutlineShelf | None = None
+    ) -> None:
         self._store = store
         self._keys = keys
         self._monitor = monitor
+        self._outlines = outlines or OutlineShelf(store, keys, None)
         self.needed = NeededSlots()
         self.layers: set[LayerName] = set()
         self._done: set[PointRef] = set()
@@ -128,112 +135,205 @@ class Marker:
             for disk in point.disks:
                 self.layers.update(ref.name for ref in disk.layers)
                 groups[point.item_id, disk.name][disk.layers, disk.chunk_count, disk.chunk_size] = None
-        for stacks in groups.values():
-            self._mark_disk(list(stacks))
+        try:
+            for stacks in groups.values():
+                self._mark_disk(list(stacks))
+        except (CorruptionError, UnsupportedError) as error:
+            raise stopped(error) from error
+        finally:
+            self._outlines.save()
         self._done.update(point.ref for point in fresh)
         return len(fresh)
 
     def _mark_disk(self, stacks: list[Stack]) -> None:
-        readers: dict[LayerName, LayerReader] = {}
+        source = _Source(self._store, self._keys, self._monitor, self._outlines)
+        layers = {ref.name: _Layer(source, ref, chunk_size) for refs, _, chunk_size in stacks for ref in refs}
         try:
-            for layers, _, chunk_size in stacks:
-                for ref in layers:
-                    if ref.name not in readers:
-                        self._monitor.check()
-                        readers[ref.name] = LayerReader(self._store, self._keys, ref, chunk_size)
-                        readers[ref.name].close()  # its root is known; segments are read with the file opened again
-            cells = {int(cell) for reader in readers.values() for cell in reader.segment_cells()}
-            for cell in sorted(cells):
-                self._monitor.check()
-                self._mark_cell(cell, stacks, readers)
-        except (CorruptionError, UnsupportedError) as error:
-            raise stopped(error) from error
+            for first, end in self._windows(stacks, layers):
+                self._mark_window(stacks, layers, first, end)
         finally:
-            for reader in readers.values():
-                reader.close()
+            for layer in layers.values():
+                layer.close()
 
-    def _mark_cell(self, cell: int, stacks: list[Stack], readers: dict[LayerName, LayerReader]) -> None:
-        entries = {name: reader.entry(cell) for name, reader in readers.items()}
-        views = dict.fromkeys(
-            (_speaking(layers, entries), min(CELL_CHUNKS, chunks - cell * CELL_CHUNKS))
-            for layers, chunks, _ in stacks
-            if cell < cell_count(chunks)
-        )
-        said: dict[LayerName, _Said] = {}
-        for here, _ in views:
-            for name in here:
-                if name not in said:
-                    said[name] = _read_said(readers[name], entries[name])
-                    readers[name].close()
-                    self._monitor.count("segments_marked")
-        # A layer on top of a stack hides behind nothing: most are that of the point that they were made for, and only
-        # for the others it has to be looked what lies above them.
-        for here, limit in views:
-            if here:
-                said[here[0]].see(limit)
-        for here, limit in views:
-            depth = max((at + 1 for at, name in enumerate(here) if not said[name].all_seen), default=0)
-            if depth > 1:
+    def _windows(self, stacks: list[Stack], layers: dict[LayerName, _Layer]) -> list[tuple[int, int]]:
+        """First and end cell of each part of the disk that is looked at in one go."""
+        cells = max(cell_count(chunks) for _, chunks, _ in stacks)
+        if sum(layer.ref.piece_count for layer in layers.values()) <= WINDOW_PIECES:
+            return [(0, cells)]
+        pieces = np.zeros(cells, dtype=np.int64)
+        for layer in layers.values():
+            self._monitor.check()
+            entries = layer.reader().entries
+            of_segment = entries[(entries["kind"] == ENTRY_SEGMENT) & (entries["cell"] < cells)]
+            np.add.at(pieces, of_segment["cell"], of_segment["pieces"])
+            layer.close()
+        windows: list[tuple[int, int]] = []
+        first = held = 0
+        for cell, count in enumerate(pieces.tolist()):
+            if held and held + count > WINDOW_PIECES:
+                windows.append((first, cell))
+                first, held = cell, 0
+            held += count
+        return [*windows, (first, cells)]
+
+    def _mark_window(self, stacks: list[Stack], layers: dict[LayerName, _Layer], first: int, end: int) -> None:
+        stated: dict[LayerName, I64] = {}
+        unseen: dict[LayerName, I64] = {}
+        held = _Held()
+        for name, layer in layers.items():
+            self._monitor.check()
+            outline = held.keep(name, layer.outline(first, end))
+            stated[name], unseen[name] = outline.stated, outline.live
+        above: dict[LayerName, dict[tuple[tuple[LayerName, ...], int], None]] = defaultdict(dict)
+        for refs, chunks, _ in stacks:
+            names = tuple(ref.name for ref in refs)
+            # A layer on top of a stack hides behind nothing: most are that of the point that they were made for, and
+            # only for the others it has to be looked what lies above them.
+            if names:
+                unseen[names[0]] = cut(unseen[names[0]], chunks, np.iinfo(np.int64).max)
+            for at in range(1, len(names)):
+                above[names[at]][names[:at], chunks] = None
+        for name, views in above.items():
+            left = unseen[name]
+            for over, chunks in sorted(views, key=lambda view: len(view[0])) if len(left) else ():
                 self._monitor.count("stacks_walked")
-                _look_down([said[name] for name in here[:depth]], limit)
-        for layer in said.values():
-            self._take(layer)
+                visible = cut(left, 0, chunks)
+                for hiding in over:
+                    if not len(visible):
+                        break
+                    visible = without(visible, stated[hiding])
+                left = without(left, visible)
+                if not len(left):
+                    break
+            unseen[name] = left
+        for name, layer in layers.items():
+            self._monitor.check()
+            self._take(layer_object(name), held.get(name) or layer.outline(first, end), unseen[name])
 
-    def _take(self, layer: _Said) -> None:
+    def _take(self, layer: str, outline: Outline, unseen: I64) -> None:
         """Note the slots that some stack sees, and the bases of their blocks."""
-        for pack, slots in (
-            (layer.pack[layer.seen], layer.slot[layer.seen]),
-            (layer.base_pack[layer.seen[layer.base_row]], layer.base_slot[layer.seen[layer.base_row]]),
+        first, length, pack, slot = (
+            outline.first,
+            outline.length.astype(np.int64),
+            outline.pack,
+            outline.slot.astype(np.int64),
+        )
+        seen = ~holds(unseen, outline.base_chunk) if len(unseen) else np.ones(len(outline.base_chunk), dtype=np.bool_)
+        if len(unseen):
+            # Extents that are hidden in part are taken slot by slot.
+            low = np.searchsorted(unseen[:, 1], first, side="right")
+            high = np.searchsorted(unseen[:, 0], first + length, side="left")
+            whole, part = low >= high, np.flatnonzero(low < high)
+            rows = np.repeat(part, length[part])
+            offset = np.arange(len(rows)) - np.repeat(np.cumsum(length[part]) - length[part], length[part])
+            there = ~holds(unseen, first[rows] + offset)
+            rows, offset = rows[there], offset[there]
+            pack = np.concatenate([pack[whole], pack[rows]])
+            slot = np.concatenate([slot[whole], slot[rows] + offset])
+            length = np.concatenate([length[whole], np.ones(len(rows), dtype=np.int64)])
+        base_slot = outline.base_slot[seen].astype(np.int64)
+        for packs, slots, lengths in (
+            (pack, slot, length),
+            (outline.base_pack[seen], base_slot, np.ones(len(base_slot), dtype=np.int64)),
         ):
-            if len(slots) and int(slots.max()) >= SLOTS_MAX:
-                raise damaged(layer.layer, f"it names slot {int(slots.max())}, which no pack can have")
-            for index in np.unique(pack).tolist():
-                self.needed.add(layer.packs[index], slots[pack == index])
+            if len(slots) and int((slots + lengths).max()) > SLOTS_MAX:
+                raise damaged(layer, f"it names slot {int((slots + lengths).max()) - 1}, which no pack can have")
+            order = np.argsort(packs, kind="stable")
+            found, starts = np.unique(packs[order], return_index=True)
+            for index, begin, stop in zip(found.tolist(), starts, np.append(starts, len(order))[1:], strict=True):
+                rows_of = order[begin:stop]
+                self.needed.add(outline.packs[index], slots[rows_of], lengths[rows_of])
 
 
-def _speaking(layers: tuple[LayerRef, ...], entries: dict[LayerName, Any]) -> tuple[LayerName, ...]:
-    """The layers of a stack that have a segment of the cell in hand, newest first, down to one that hides the rest."""
-    here: list[LayerName] = []
-    for ref in layers:
-        entry = entries[ref.name]
-        if entry is None:
-            continue
-        if entry["kind"] != ENTRY_SEGMENT:
-            break  # states the whole cell
-        here.append(ref.name)
-    return tuple(here)
+class _Held:
+    """Outlines that were just looked at, as many as memory allows: they are asked for twice."""
+
+    def __init__(self) -> None:
+        self._outlines: OrderedDict[LayerName, Outline] = OrderedDict()
+        self._rows = 0
+
+    def keep(self, name: LayerName, outline: Outline) -> Outline:
+        if self._rows + outline.rows <= OUTLINE_ROWS_HELD:
+            self._outlines[name] = outline
+            self._rows += outline.rows
+        return outline
+
+    def get(self, name: LayerName) -> Outline | None:
+        return self._outlines.get(name)
 
 
-def _look_down(stack: list[_Said], limit: int) -> None:
-    """Note what a stack, newest first, sees of each of its layers."""
-    free = np.zeros(CELL_CHUNKS, dtype=np.bool_)
-    free[:limit] = True
-    for layer in stack:
-        if not layer.all_seen:
-            layer.seen |= free[layer.chunk]
-            layer.all_seen = bool(layer.seen.all())
-        free[layer.stated] = False
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where layers are read."""
+
+    store: LocalStore
+    keys: VaultKeys
+    monitor: Monitor
+    outlines: OutlineShelf
 
 
-def _read_said(reader: LayerReader, entry: Any) -> _Said:
-    segment: Segment = reader.read_segment(entry)
-    run, slot, chunk, live = segment.slots()
-    rows = np.cumsum(live) - 1
-    fills = [
-        np.arange(first, first + count, dtype=np.uint32)
-        for first, count in zip(segment.fill_first.tolist(), segment.fill_length.tolist(), strict=True)
-    ]
-    of_base = live[segment.base_ordinal]
-    return _Said(
-        layer=reader.name,
-        packs=segment.packs,
-        chunk=chunk[live],
-        pack=segment.run_pack[run[live]],
-        slot=slot[live],
-        base_row=rows[segment.base_ordinal[of_base]],
-        base_pack=segment.base_pack[of_base],
-        base_slot=segment.base_slot[of_base],
-        stated=np.concatenate([chunk[live], *fills]),
+class _Layer:
+    """One layer of a disk: its outline from LMDB, or from its segments."""
+
+    def __init__(self, source: _Source, ref: LayerRef, chunk_size: int) -> None:
+        self.ref = ref
+        self._source = source
+        self._chunk_size = chunk_size
+        self._reader: LayerReader | None = None
+
+    def reader(self) -> LayerReader:
+        """The layer itself, with its root read."""
+        if self._reader is None:
+            self._reader = LayerReader(self._source.store, self._source.keys, self.ref, self._chunk_size)
+        return self._reader
+
+    def close(self) -> None:
+        """Give its descriptor back; segments are read with the file opened again."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def outline(self, first: int, end: int) -> Outline:
+        """What it says of the cells from `first` up to before `end`."""
+        kept = self._source.outlines.get(self.ref)
+        if kept is not None:
+            return _part(kept, first * CELL_CHUNKS, end * CELL_CHUNKS)
+        reader = self.reader()
+        parts, fills = [], []
+        for entry in reader.entries:
+            cell, span = int(entry["cell"]), int(entry["span"])
+            if cell >= end or cell + span <= first:
+                continue
+            if entry["kind"] == ENTRY_SEGMENT:
+                parts.append(outline_of_segment(cell, reader.read_segment(entry)))
+                self._source.monitor.count("segments_marked")
+            else:
+                fills.append((max(cell, first) * CELL_CHUNKS, min(cell + span, end) * CELL_CHUNKS))
+        reader.close()
+        found = joined(parts, np.array(fills, dtype=np.int64).reshape(-1, 2))
+        if not len(reader.entries) or (
+            first <= int(reader.entries["cell"].min())
+            and end >= int((reader.entries["cell"].astype(np.int64) + reader.entries["span"]).max())
+        ):
+            self._source.outlines.put(self.ref, found)
+        return found
+
+
+def _part(outline: Outline, first: int, end: int) -> Outline:
+    """What an outline says of some chunks. Cells are not cut through: extents lie within one."""
+    inside = (outline.first >= first) & (outline.first < end)
+    based = (outline.base_chunk >= first) & (outline.base_chunk < end)
+    if inside.all() and based.all():
+        return outline
+    return Outline(
+        outline.packs,
+        cut(outline.stated, first, end),
+        outline.first[inside],
+        outline.length[inside],
+        outline.pack[inside],
+        outline.slot[inside],
+        outline.base_chunk[based],
+        outline.base_pack[based],
+        outline.base_slot[based],
     )
 
 

@@ -42,6 +42,7 @@ from blockvault.store.catalog import record_names, ref_of
 from blockvault.store.generations import write_generation
 from blockvault.store.layers import LAYERS_FOLDER, layer_object
 from blockvault.store.leases import Live, live_leases
+from blockvault.store.outlines import OutlineShelf
 from blockvault.store.packs import PACKS_FOLDER, PackReader, generations, pack_folder, read_table
 
 MAX_DEAD_DEFAULT = 0.6  # a pack of which more is dead is rewritten: 40% alive (D5)
@@ -89,6 +90,7 @@ class Reclaimer:
         self._keys = session.keys
         self._monitor = monitor
         self._result = ReclaimResult()
+        self._outlines = OutlineShelf(session.store, session.keys, session.index)
         self._spent: list[str] = []  # markers of packs that are gone
 
     # --- looking ---------------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ class Reclaimer:
         leases = live_leases(self._store, self._keys, tidy=tidy)
         catalog = self._session.catalog
         catalog.refresh()
-        marker = marker or Marker(self._store, self._keys, self._monitor)
+        marker = marker or Marker(self._store, self._keys, self._monitor, self._outlines)
         roots = [point for point in catalog.points() if point.ref not in (without or set())]
         for name, damage in sorted(catalog.damage.items()):
             if name.startswith("points/") and catalog.state(ref_of(name)).is_root:
@@ -172,6 +174,8 @@ class Reclaimer:
                 if all(self._modified(name) < since for name in names):
                     plan.packs.append(PackUse(pack, tuple(names), sum(self._size(name) for name in names)))
                 continue
+            if self._outlines.block_count(names[0]) == int(marker.needed.of(pack).sum()):
+                continue
             use = self._use_of(marker, pack, names)
             if use is None or any(self._modified(name) >= since for name in names):
                 continue
@@ -179,6 +183,7 @@ class Reclaimer:
                 plan.rewrites.append(use)
             else:
                 plan.left_dead_bytes += use.dead_bytes
+        self._outlines.save()
         return plan
 
     def _use_of(self, marker: Marker, pack: PackName, names: list[str]) -> PackUse | None:
@@ -188,6 +193,7 @@ class Reclaimer:
         table = reader.table
         dead = np.flatnonzero(~marker.needed.of(pack, table.slot_count) & (table.codecs != Codec.EMPTY))
         self._monitor.count("tables_read")
+        self._outlines.put_block_count(reader.name, int((table.codecs != Codec.EMPTY).sum()))
         size = self._size(reader.name)
         reader.close()
         if not len(dead):
@@ -443,6 +449,8 @@ class Reclaimer:
             reach("reclaim.unmark")
             self._store.delete(name)
         condemned.drop_closed_rounds(self._store)
+        layers, packs = self._there()
+        self._outlines.keep_only(layers, [name for _, names in packs for name in names])
         if not leases:
             self._result.freed_bytes += self._store.remove_scratch(SCRATCH_SECONDS)
 

@@ -43,6 +43,7 @@ DIRECTORY_NUMBER = (1 << 64) - 1
 DIRECTORY_PLAIN_MAX = 16 << 20
 INDEX_PLAIN_MAX = 16 << 20
 RECORD_PLAIN_MAX = 1 << 20
+OUTLINE_PLAIN_MAX = 4 << 20
 FREE_PLAIN_BYTES = 64 << 10  # so much a frame may declare whatever its length
 RECORD_RATIO_MAX = 64  # beyond that, so many times its length; a user's comment may repeat itself
 NAMES_RATIO_MAX = 8  # tables and index segments: more than half of their bytes are names and ids
@@ -64,6 +65,7 @@ class Kind(StrEnum):
     ORIGIN = "ORIG"
     CONDEMNED = "COND"
     QUARANTINE = "QUAR"
+    OUTLINE = "OUTL"  # never an object: in LMDB alone
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
@@ -245,7 +247,9 @@ def seal_record(
 
 def _limits(kind: Kind) -> tuple[int, int]:
     """The most plain bytes of a record of that kind, and how many times its frame's length."""
-    return (INDEX_PLAIN_MAX, NAMES_RATIO_MAX) if kind is Kind.INDEX else (RECORD_PLAIN_MAX, RECORD_RATIO_MAX)
+    if kind is Kind.INDEX:
+        return INDEX_PLAIN_MAX, NAMES_RATIO_MAX
+    return OUTLINE_PLAIN_MAX if kind is Kind.OUTLINE else RECORD_PLAIN_MAX, RECORD_RATIO_MAX
 
 
 def unseal_record(keys: VaultKeys, kind: Kind, name: str, data: bytes) -> tuple[bytes, bytes]:

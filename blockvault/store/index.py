@@ -9,6 +9,8 @@ Databases (LMDB 0.9 data format, full sync):
     blocks      first 8 bytes of a block's id -> pack number u32 BE, slot u32 BE
     segments    "<origin>/<seq>" -> b"" (index segments that are in `blocks`)
     records     object name -> the object's bytes (points, marks, items), sealed as they lie in the vault
+    outlines    layer name -> outline, sealed (`store/outlines.py`)
+    filled      object name of a pack's generation -> number of its blocks, u32 BE
 
 A store is opened only if this host made it, in this folder: LMDB trusts its pages, and those of a stranger's file may
 end the process (measured in `docs/hostile.md`). So the host notes in its own state which file it made, and whatever
@@ -26,7 +28,7 @@ import shutil
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -37,7 +39,7 @@ from numpy.typing import NDArray
 from blockvault.errors import DeviceError
 from blockvault.failpoints import reach
 from blockvault.format.index import prefixes_of
-from blockvault.ids import PackName
+from blockvault.ids import LayerName, PackName
 from blockvault.store.local import check_plain, device_error, make_folders, open_plain, replace_file
 from blockvault.store.locks import FileLock
 
@@ -155,10 +157,11 @@ class Index:
             # Reading a page beyond the end of a mapped file ends the process.
             raise lmdb.CorruptedError("the file was cut off")
         self._file = status.st_ino
-        names = (b"meta", b"pack-name", b"pack-number", b"blocks", b"segments", b"records")
         self._meta, self._pack_name, self._pack_number, self._blocks, self._segments, self._records = (
-            self._environment.open_db(name) for name in names
+            self._environment.open_db(name)
+            for name in (b"meta", b"pack-name", b"pack-number", b"blocks", b"segments", b"records")
         )
+        self._outlines, self._filled = (self._environment.open_db(name) for name in (b"outlines", b"filled"))
 
     def _begin_anew(self) -> None:
         self.rebuilt = True
@@ -391,6 +394,47 @@ class Index:
                 txn.put(name.encode(), data, db=self._records)
 
         self._write(work)
+
+    def outline(self, layer: LayerName) -> bytes | None:
+        """A layer's outline, sealed."""
+
+        def work(txn: Any) -> bytes | None:
+            value = txn.get(layer, db=self._outlines)
+            return bytes(value) if value is not None else None
+
+        return self._read(work)
+
+    def block_count(self, pack_object: str) -> int | None:
+        """How many blocks a generation of a pack has, by its object's name."""
+
+        def work(txn: Any) -> int | None:
+            value = txn.get(pack_object.encode(), db=self._filled)
+            return int(_U32.unpack(value)[0]) if value is not None else None
+
+        return self._read(work)
+
+    def add_outlines(self, outlines: Mapping[LayerName, bytes], block_counts: Mapping[str, int]) -> None:
+        """Take in outlines, sealed, by layer, and numbers of blocks by a generation's object name."""
+
+        def work(txn: Any) -> None:
+            for layer, data in sorted(outlines.items()):
+                txn.put(layer, data, db=self._outlines)
+            for name, count in sorted(block_counts.items()):
+                txn.put(name.encode(), _U32.pack(count), db=self._filled)
+
+        self._write(work)
+
+    def keep_outlines(self, layers: set[LayerName], pack_objects: set[str]) -> None:
+        """Forget the outlines and numbers of all others."""
+
+        def gone(txn: Any) -> list[tuple[bytes, Any]]:
+            known = [(bytes(key), self._outlines) for key in txn.cursor(db=self._outlines).iternext(values=False)]
+            stale = [(key, db) for key, db in known if key not in layers]
+            names = [bytes(key) for key in txn.cursor(db=self._filled).iternext(values=False)]
+            return stale + [(name, self._filled) for name in names if name.decode() not in pack_objects]
+
+        if self._read(gone):
+            self._write(lambda txn: [txn.delete(key, db=db) for key, db in gone(txn)])
 
     @property
     def size(self) -> int:
