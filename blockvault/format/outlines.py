@@ -175,7 +175,12 @@ def decode_outline(name: str, data: bytes) -> tuple[Outline, bytes, int]:
         column("<u4", bases),
         column("<u4", bases),
     )
-    if bool((outline.pack >= packs).any() or (outline.base_pack >= packs).any()):
+    if (
+        bool((outline.pack >= packs).any() or (outline.base_pack >= packs).any())
+        or bool((outline.length < 1).any() or (outline.length > CELL_CHUNKS).any())
+        or bool((outline.stated[:, 0] >= outline.stated[:, 1]).any())
+        or bool((outline.stated[1:, 0] <= outline.stated[:-1, 1]).any())
+    ):
         raise damaged(name, "its outline contradicts itself")
     return outline, tag, layer_bytes
 

@@ -245,6 +245,7 @@ def test_the_databases_hold_what_the_table_says(tmp_path: Path) -> None:
     prefixes = np.array([int.from_bytes(row[:8].tobytes(), "big") for row in ids], np.uint64)
     index.add_blocks([pack], prefixes, np.zeros(2, np.uint32), np.array([5, 1 << 31], np.uint32), f"{HEX16}/0000000001")
     index.change_records([(f"points/{HEX16}/0000000001", b"sealed bytes")], ())
+    index.add_outlines({LayerName(pack): b"a sealed outline"}, {"main/packs/0f/generation": 7})
     index.close()
     with lmdb.open(str(tmp_path / "lmdb"), max_dbs=8, readonly=True, lock=False, lib_version=0) as environment:
         with environment.begin() as transaction:
@@ -266,6 +267,8 @@ def test_the_databases_hold_what_the_table_says(tmp_path: Path) -> None:
         ],
         "segments": [(f"{HEX16}/0000000001".encode(), b"")],
         "records": [(f"points/{HEX16}/0000000001".encode(), b"sealed bytes")],
+        "outlines": [(pack, b"a sealed outline")],
+        "filled": [(b"main/packs/0f/generation", struct.pack(">I", 7))],
     }
 
 

@@ -30,10 +30,12 @@ from blockvault.format.envelope import (
     footer,
     new_sealer,
     open_sealer,
+    seal_record,
     unseal_record,
 )
 from blockvault.format.index import decode_index
 from blockvault.format.layers import decode_root, decode_segment, encode_segment, merge_segments, recut_segment
+from blockvault.format.outlines import decode_outline, encode_outline, joined, outline_of_segment, without
 from blockvault.format.tables import decode_table
 from blockvault.model import PointDisk, PointInfo, Secret, Tier
 from blockvault.store.folder import open_folder
@@ -255,6 +257,23 @@ def _indexes(root: Path) -> Target:
     return Target("indexes", run, [world.take_apart(index_name).plain for index_name in world.named("index")])
 
 
+def _outlines(root: Path) -> Target:
+    world = World(root)
+    name = world.named("layers")[0]
+    seeds = [
+        encode_outline(outline_of_segment(cell, decode_segment(name, plain)), bytes(16), 1000)
+        for name in world.named("layers")
+        for cell, plain in world.segment_plain(name).items()
+    ]
+
+    def run(data: bytes) -> None:
+        sealed, _ = seal_record(world.keys, Kind.OUTLINE, name, data)
+        outline, _, _ = decode_outline(name, unseal_record(world.keys, Kind.OUTLINE, name, sealed)[0])
+        joined([outline], without(outline.live, outline.stated))
+
+    return Target("outlines", run, seeds)
+
+
 # --- whole vaults ------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +403,7 @@ TARGETS: dict[str, Make] = {
     "roots": _roots,
     "segments": _segments,
     "indexes": _indexes,
+    "outlines": _outlines,
     "vaults": _vaults,
     "lmdb": _lmdb,
     "host": _host,

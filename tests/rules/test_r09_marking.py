@@ -14,14 +14,18 @@ from helpers.files import noise, resize, text, write_at
 from helpers.needed import Churn, Slots, listed_layers, needed_by, nothing_is_left, purge, reclaim, roots
 from helpers.site import CHUNK, KEY_FILE, Site
 
+from blockvault.engine import marking
 from blockvault.engine.marking import Marker
 from blockvault.engine.reclaim import Reclaimer
 from blockvault.errors import ConflictError, CorruptionError
+from blockvault.format import outlines
+from blockvault.format.envelope import Kind, seal_record
 from blockvault.format.records import LAYERS_MAX
 from blockvault.format.tables import SLOTS_MAX
 from blockvault.model import Codec, Mark, MarkKind, Point
 from blockvault.monitor import Monitor
 from blockvault.store.layers import layer_object
+from blockvault.store.outlines import OutlineShelf
 
 
 def marked(site: Site, *batches: Iterable[Point]) -> Marker:
@@ -43,9 +47,18 @@ def as_sets(site: Site, marker: Marker) -> Slots:
 
 
 def agrees(site: Site, points: list[Point]) -> None:
-    marker = marked(site, points)
-    assert as_sets(site, marker) == needed_by(site, points)
-    assert {layer.hex() for layer in marker.layers} == listed_layers(points)
+    """By the layers themselves, by their outlines (kept by now or not), and in the smallest windows."""
+    expected, layers = needed_by(site, points), listed_layers(points)
+    session = forge.session(site)
+    shelf = OutlineShelf(session.store, session.keys, session.index)
+    for window in (marking.WINDOW_PIECES, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(marking, "WINDOW_PIECES", window)
+            for outlines in (None, shelf):
+                marker = Marker(session.store, session.keys, Monitor(), outlines)
+                marker.add(points)
+                assert as_sets(site, marker) == expected
+                assert {layer.hex() for layer in marker.layers} == layers
 
 
 def agrees_for_any_roots(site: Site, rng: random.Random, tries: int = 6) -> None:
@@ -322,3 +335,94 @@ def test_a_layer_that_names_slots_beyond_every_pack_is_refused(site: Site) -> No
     )
     layer = forge.point(site, label).disks[0].layers[0]
     stopped(site, layer_object(layer.name))
+
+
+# --- outlines: layers are read once ------------------------------------------------------------------------------
+
+
+def counted(site: Site) -> tuple[int, int]:
+    """How many segments and tables a plan reads."""
+    monitor = Monitor()
+    Reclaimer(forge.session(site), monitor).plan(0.0)
+    return monitor.counters.get("segments_marked", 0), monitor.counters.get("tables_read", 0)
+
+
+def test_the_next_marking_reads_what_is_new_and_no_more(make_site: Callable[..., Site]) -> None:
+    site = make_site(secret=KEY_FILE)
+    image = three_points(site)
+    assert counted(site) == (3, 3)
+    site.reopen()
+    assert counted(site) == (0, 0)
+    write_at(image, 9 * CHUNK, noise(CHUNK, 9))
+    site.take(image)
+    assert counted(site) == (1, 1)
+    purge(site, 2)
+    assert counted(site) == (0, 1), "the one table that has something dead is read"
+    reclaim(site, 0.0)
+    nothing_is_left(site)
+    site.lose_index()
+    assert counted(site)[0] == len({name for point in roots(site) for name in listed_layers([point])})
+    site.sound()
+
+
+@pytest.mark.parametrize("how", ["missing", "cut off"])
+def test_an_outline_does_not_answer_for_a_layer_that_is_not_there(site: Site, how: str) -> None:
+    three_points(site)
+    counted(site)
+    purge(site, 1)
+    layer = forge.point(site, 2).disks[0].layers[0]
+    path = site.folder / layer_object(layer.name)
+    if how == "missing":
+        path.unlink()
+    else:
+        truncate(path, path.stat().st_size - 1)
+    stopped(site, layer_object(layer.name))
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("how", ["flipped", "swapped", "another tag", "too short"])
+def test_an_outline_that_is_not_the_layers_own_is_passed_over(
+    make_site: Callable[..., Site], encrypted: bool, how: str
+) -> None:
+    site = make_site(secret=KEY_FILE if encrypted else None)
+    three_points(site)
+    counted(site)
+    session = forge.session(site)
+    assert session.index is not None
+    one, other = (forge.point(site, number).disks[0].layers[0] for number in (2, 3))
+    data = session.index.outline(one.name)
+    assert data is not None
+    if how == "flipped":
+        changed = data[:80] + bytes([data[80] ^ 1]) + data[81:]
+    elif how == "swapped":
+        changed = session.index.outline(other.name) or b""
+    elif how == "another tag":
+        layer_bytes = session.store.size(layer_object(one.name))
+        empty = outlines.joined([], outlines.no_ranges())
+        body = outlines.encode_outline(empty, bytes(16), layer_bytes)
+        changed, _ = seal_record(session.keys, Kind.OUTLINE, layer_object(one.name), body)
+    else:
+        changed, _ = seal_record(session.keys, Kind.OUTLINE, layer_object(one.name), b"short")
+    session.index.add_outlines({one.name: changed}, {})
+    assert counted(site) == (1, 0)
+    agrees(site, roots(site))
+
+
+def test_outlines_of_layers_that_are_gone_go_too(site: Site) -> None:
+    three_points(site)
+    counted(site)
+    gone = forge.point(site, 3).disks[0].layers[0].name
+    index = forge.session(site).index
+    assert index is not None
+    assert index.outline(gone) is not None
+    purge(site, 3)
+    reclaim(site, 0.0)
+    assert index.outline(gone) is None
+    assert counted(site) == (0, 0)
+
+
+def test_a_large_outline_is_not_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blockvault.store.outlines.ROWS_MAX", 1)
+    three_points(site)
+    assert counted(site)[0] == counted(site)[0] > 0
+    agrees(site, roots(site))
