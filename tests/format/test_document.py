@@ -21,7 +21,7 @@ from blockvault import keys as vault_keys
 from blockvault.clock import utc_now
 from blockvault.format import records
 from blockvault.format.envelope import FORMAT_VERSION, Kind, open_sealer, unseal_record
-from blockvault.ids import OriginId, PackName
+from blockvault.ids import LayerName, OriginId, PackName
 from blockvault.model import Mark, MarkKind, PointRef, Secret
 from blockvault.store import folder as vault_folder
 from blockvault.store.host import HostRecord, folder_identity
