@@ -68,7 +68,7 @@ RAW, ZSTD, DELTA = range(3)
 GOOD, UNREADABLE, UNDECODABLE, OTHER_IDENTITY, BASE_MISSING = range(5)
 
 DIGEST_BYTES, ID_BYTES, KEY_BYTES, TAG_BYTES = 16, 32, 32, 16
-DELTA_LEVEL = 3
+DELTA_LEVEL, BLIND_LEVEL = 9, 3  # of deltas; the highest at which a full block is tried without a first look
 
 
 # -- reading ------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def _encode_full(chunk: bytes, level: int) -> tuple[int, bytes]:
 
     Above level 3 a look with level 1 comes first: what it cannot shorten at all is not worth the long search.
     """
-    if level > DELTA_LEVEL and len(chunk) - len(_compress(chunk, 1)) < len(chunk) // 64:
+    if level > BLIND_LEVEL and len(chunk) - len(_compress(chunk, 1)) < len(chunk) // 64:
         return RAW, chunk
     frame = _compress(chunk, level)
     return (RAW, chunk) if len(chunk) - len(frame) < len(chunk) // 16 else (ZSTD, frame)
