@@ -81,10 +81,10 @@ class Model:
             self._frames[at] = np.where(is_delta, 1 if self.depth == 1 else self._frames[at] + 1, 0)
             zero = rows[np.asarray(plain.states) != ChunkState.CHANGED]
             self._full[zero] = self._frames[zero] = 0
-            follow = rows if self.depth != 1 else np.concatenate([at[~is_delta], zero])
+            follow = set(rows.tolist() if self.depth != 1 else [*at[~is_delta].tolist(), *zero.tolist()])
             with open(self._bases, "r+b") as file:
                 for row, chunk in enumerate(rows.tolist()):
-                    if chunk in set(follow.tolist()):
+                    if chunk in follow:
                         os.pwrite(file.fileno(), plain.chunk(row), chunk * CHUNK)
 
     @property

@@ -3,8 +3,8 @@
 Invariants:
 - Digest, id and block of a chunk come from one read of one buffer (R4).
 - A dedup hit counts only after the full id was read equal in the pack's table (R2).
-- A delta is made against a full block that decoded to its id (R3); the native core decodes every delta again before
-  it is returned.
+- A delta is made against a block that decoded to its id (R3); the native core decodes every delta again before it is
+  returned. With the base go the places of all blocks below it: a layer lists them all (R9).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from blockvault.engine.packing import Base, PackFiller
 from blockvault.engine.suspects import Suspects
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
-from blockvault.ids import OriginId, PackName
+from blockvault.ids import OriginId
 from blockvault.image.reader import DiskReader
 from blockvault.model import ChunkState, Codec, FillKind, VaultKeys
 from blockvault.monitor import Monitor
@@ -34,6 +34,10 @@ from blockvault.store.local import LocalStore
 from blockvault.store.manifest import CellMap
 from blockvault.store.packs import PackShelf
 from blockvault.store.quarantine import Quarantine
+
+# How deep a delta may lie. With 1 each holds all that changed since the chunk's last full block; a greater depth stores
+# less and reads more for a restore. Measured by `benchmarks/daily.py`: docs/decisions/0005-delta-depth.md.
+DELTA_DEPTH = 4
 
 
 @dataclass(slots=True)
@@ -73,6 +77,7 @@ class Outcome:
     encoded: NDArray[np.uint32]  # rows of the batch that became blocks
     blocks: kernel.BlockBatch | None
     bases: list[Base | None]
+    below: list[tuple[Place, ...]]  # for each block the places that its base is made of, the base's own first
     known: dict[int, Place]  # rows whose block is in the vault already
     copies: dict[int, int]  # rows that equal an encoded row of this batch
 
@@ -100,6 +105,7 @@ class BatchWorker:
                 none,
                 None,
                 [],
+                [],
                 {},
                 {},
             )
@@ -114,10 +120,10 @@ class BatchWorker:
         same = ~zero & (ids == parent_ids).all(axis=1) & (parent_place >= 0)
         wanted = np.flatnonzero(~zero & ~same)
         known, copies, encode_rows = self._deduplicate(ids, wanted)
-        blocks, bases = self._encode(plain, encode_rows, churn.parent, rows)
+        blocks, bases, below = self._encode(plain, encode_rows, churn.parent, rows)
         # A chunk that reads as at the parent needs no entry: it is told apart from `zero` by having no place.
         digests = np.array(plain.digests)
-        return Outcome(batch, digests, zero, ids, encode_rows, blocks, bases, known, copies)
+        return Outcome(batch, digests, zero, ids, encode_rows, blocks, bases, below, known, copies)
 
     def _parent_blocks(self, churn: CellChurn, rows: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """For each row the parent's pack (index in its cell map, -1: none) and the id of its block there."""
@@ -191,12 +197,13 @@ class BatchWorker:
         encode_rows: NDArray[np.uint32],
         parent: CellMap | None,
         rows: NDArray[np.uint32],
-    ) -> tuple[kernel.BlockBatch | None, list[Base | None]]:
-        """Encode rows of a batch: as deltas against the parent's full block where there is one, else full."""
+    ) -> tuple[kernel.BlockBatch | None, list[Base | None], list[tuple[Place, ...]]]:
+        """Encode rows of a batch: as deltas against the parent's blocks where there are any, else full."""
         count = len(encode_rows)
         if not count:
-            return None, []
+            return None, [], []
         chosen: list[Base | None] = [None] * count
+        below: list[tuple[Place, ...]] = [()] * count
         wanted: dict[Place, int] = {}
         limits = np.zeros(count, dtype=np.uint32)
         base_rows = np.full(count, -1, dtype=np.int32)
@@ -204,9 +211,10 @@ class BatchWorker:
             for i, row in enumerate(rows[encode_rows].tolist()):
                 base = self._base_of(parent, row)
                 if base is not None:
-                    chosen[i] = (base[0], base[1], 0)
-                    base_rows[i] = wanted.setdefault((base[0], base[1]), len(wanted))
-                    limits[i] = base[2] // 2
+                    below[i], depth, full_bytes = base
+                    chosen[i] = (*below[i][0], depth)
+                    base_rows[i] = wanted.setdefault(below[i][0], len(wanted))
+                    limits[i] = full_bytes // 2
         base_batch: kernel.PlainBatch | None = None
         if wanted:
             names = list(dict.fromkeys(pack for pack, _ in wanted))
@@ -242,17 +250,22 @@ class BatchWorker:
             delta_limits=limits if base_batch is not None else None,
             cancel=None,
         )
-        return blocks, chosen
+        return blocks, chosen, below
 
-    def _base_of(self, parent: CellMap, row: int) -> tuple[PackName, int, int] | None:
-        """The full block that a delta of this chunk is made against: place and stored length.
+    def _base_of(self, parent: CellMap, row: int) -> tuple[tuple[Place, ...], int, int] | None:
+        """What a delta of this chunk is made against: the parent's block, or the full block that it rests on.
 
-        The parent's block if it is full, else the full block that the parent's is a delta of: depth stays 1.
+        The full block where a delta of the parent's would lie too deep.
+
+        Returns:
+            The places of the base and of all below it, the base's depth, and the stored length of the full block.
         """
         if row >= parent.chunk_count or parent.kind[row] != FillKind.DATA:
             return None
         pack, slot = parent.packs[parent.pack[row]], int(parent.slot[row])
-        for _ in range(2):
+        places: list[Place] = []
+        depths: list[int] = []
+        while True:
             if self.context.condemned and self.context.condemned.hits(pack, np.array([slot])):
                 return None  # the parent needs it, so it will not go; but what is condemned is not built on (R8)
             try:
@@ -263,7 +276,14 @@ class BatchWorker:
                 return None
             if self.context.quarantine.holds(pack, slot):
                 return None  # R15
+            depth = int(table.depths[slot])
+            if depths and depth >= depths[-1]:
+                return None  # a table that lies: no chain would end
+            places.append((pack, slot))
+            depths.append(depth)
             if table.codecs[slot] != Codec.DELTA:
-                return pack, slot, int(table.lengths[slot])
+                break
             pack, slot = table.base_packs[table.base_pack[slot]], int(table.base_slot[slot])
-        return None
+        if depths[0] >= DELTA_DEPTH:
+            del places[:-1], depths[:-1]
+        return tuple(places), depths[0], int(table.lengths[slot])

@@ -32,6 +32,7 @@ from blockvault.engine.spare import SpareCopies
 from blockvault.errors import BlockVaultError, CorruptionError
 from blockvault.failpoints import reach
 from blockvault.format.index import prefixes_of
+from blockvault.format.tables import DEPTH_MAX
 from blockvault.ids import PackName
 from blockvault.model import Codec, FillKind, HealedBlock, Point
 from blockvault.monitor import Monitor
@@ -70,20 +71,29 @@ class Healer:
         positions = self._positions(bad, points)
         self._same = self._twins(bad)
         orphan = STATUS_TEXT[STATUS_NO_BASE]
-        for of_deltas in (False, True):
-            for pack in sorted(bad):
+        own = {pack: [slot for slot, reason in sorted(bad[pack].items()) if reason != orphan] for pack in bad}
+        orphans: dict[int, list[Place]] = defaultdict(list)  # by depth, as it is before anything is healed
+        for pack in sorted(bad):
+            for slot, reason in sorted(bad[pack].items()):
+                if reason == orphan:
+                    orphans[self._depth((pack, slot))].append((pack, slot))
+        for pack in sorted(own):
+            self._monitor.check()
+            if own[pack]:
+                self._heal_pack(pack, own[pack], positions, spare, dry_run=dry_run)
+        # A delta without its base is good again with it. What rests on few blocks comes before what rests on many.
+        for depth in sorted(orphans):
+            lost: dict[PackName, list[int]] = defaultdict(list)
+            for place in orphans[depth]:
+                if self._base(*place) in self.resolved and dry_run:
+                    self.resolved.add(place)
+                else:
+                    lost[place[0]].append(place[1])
+            for pack, found in lost.items():
                 self._monitor.check()
-                slots = [slot for slot, reason in sorted(bad[pack].items()) if (reason == orphan) is of_deltas]
-                if of_deltas and not dry_run:
-                    slots = self.damaged(pack, slots)
-                if of_deltas and dry_run:
-                    slots = [slot for slot in slots if self._base(pack, slot) not in self.resolved]
+                slots = found if dry_run else self.damaged(pack, found)
                 if slots:
                     self._heal_pack(pack, slots, positions, spare, dry_run=dry_run)
-        if dry_run:
-            for pack, reasons in bad.items():
-                found = [slot for slot, reason in reasons.items() if reason == orphan]
-                self.resolved |= {(pack, slot) for slot in found if self._base(pack, slot) in self.resolved}
 
     # --- where the chunks lie ---
 
@@ -96,8 +106,15 @@ class Healer:
             return None
         return table.base_packs[table.base_pack[slot]], int(table.base_slot[slot])
 
+    def _depth(self, place: Place) -> int:
+        try:
+            table = self._session.shelf.reader(place[0]).table
+        except CorruptionError:
+            return 0
+        return int(table.depths[place[1]]) if place[1] < table.slot_count else 0
+
     def _positions(self, bad: Bad, points: list[Point]) -> dict[Place, list[_Position]]:
-        """The chunks of points that have these blocks; those of a delta count for its base too (same chunk, earlier).
+        """The chunks of points that have these blocks; those of a delta count for all below it too (the same chunk).
 
         The newest point comes first: its chunk is the likeliest to be found elsewhere.
         """
@@ -126,8 +143,12 @@ class Healer:
                     manifest.close()
         for place in list(found):
             base = self._base(*place)
-            if base is not None and base[1] in bad.get(base[0], {}):
-                found[base].update(found[place])
+            for _ in range(DEPTH_MAX):
+                if base is None:
+                    break
+                if base[1] in bad.get(base[0], {}):
+                    found[base].update(found[place])
+                base = self._base(*base)
         return {place: list(where) for place, where in found.items()}
 
     # --- one pack ---

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from blockvault.engine.churn import CellChurn, ChurnFinder, FillSpan
 from blockvault.engine.claims import Claims
-from blockvault.engine.encoding import Batch, BatchWorker, Outcome, TransferContext
+from blockvault.engine.encoding import DELTA_DEPTH, Batch, BatchWorker, Outcome, TransferContext
 from blockvault.engine.layering import LayerBuilder
 from blockvault.engine.packing import PackFiller
 from blockvault.engine.pipeline import batch_chunks, in_order
@@ -234,8 +234,8 @@ class Transfer:
         batch.churn.fills[batch.rows[outcome.zero]] = self._zero_fills(batch, outcome.zero)
         pack = np.full(count, NO_BASE, dtype=np.uint32)
         slot = np.zeros(count, dtype=np.uint32)
-        base_pack = np.full(count, NO_BASE, dtype=np.uint32)
-        base_slot = np.zeros(count, dtype=np.uint32)
+        base_pack = np.full((count, DELTA_DEPTH), NO_BASE, dtype=np.uint32)
+        base_slot = np.zeros((count, DELTA_DEPTH), dtype=np.uint32)
         for row, place in outcome.known.items():
             pack[row], slot[row] = cell.number(place[0]), place[1]
         if outcome.blocks is not None:
@@ -245,9 +245,8 @@ class Transfer:
             pack[outcome.encoded] = cell.number(name)
             slot[outcome.encoded] = np.arange(first, first + len(outcome.encoded), dtype=np.uint32)
             for i, row in zip(deltas.tolist(), outcome.encoded[deltas].tolist(), strict=True):
-                base = outcome.bases[i]
-                assert base is not None
-                base_pack[row], base_slot[row] = cell.number(base[0]), base[1]
+                for step, below in enumerate(outcome.below[i]):
+                    base_pack[row, step], base_slot[row, step] = cell.number(below[0]), below[1]
             self._unique_bytes += len(outcome.encoded) * chunk_size
             self.context.monitor.count("blocks_stored", len(outcome.encoded))
             self.context.monitor.count("delta_blocks", len(deltas))
@@ -285,8 +284,8 @@ class Transfer:
         self._changed_chunks += cleared
         self._changed_bytes += cleared * builder.chunk_size
         if fills or any(len(column[0]) for column in cell.columns):
-            none = np.zeros(0, np.uint32)
-            columns = cell.columns or [(none, none, none, np.zeros((0, 32), np.uint8), none, none)]
+            none, no_bases = np.zeros(0, np.uint32), np.zeros((0, DELTA_DEPTH), np.uint32)
+            columns = cell.columns or [(none, none, none, np.zeros((0, 32), np.uint8), no_bases, no_bases)]
             chunks, pack, slot, ids, base_pack, base_slot = (
                 np.concatenate(parts) for parts in zip(*columns, strict=True)
             )

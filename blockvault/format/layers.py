@@ -6,7 +6,7 @@ A layer is cut into *segments*, one for each cell that it says something of; its
   (chunk number, block id) of every slot, made once when the blocks are placed (R1);
 * *pieces*: the chunks of each run, in slot order, as (first chunk, length), each live or shadowed by a newer layer;
 * *fills*: stretches of hole or zero chunks;
-* *bases*: for each live delta block, the place of its base block.
+* *bases*: for each live delta block the places of its base, of the base's base, and so on down to a full block.
 
 Invariants:
 - The pieces of a run together have exactly as many chunks as the run has slots; merging copies runs whole and
@@ -136,7 +136,7 @@ def build_segment(
     pack: U32,
     slot: U32,
     ids: NDArray[np.uint8],
-    base_pack: U32,  # NO_BASE where the block is full
+    base_pack: U32,  # (n,) or (n, steps): the base, what is below it, ...; NO_BASE from where a full block is reached
     base_slot: U32,
     fills: list[tuple[int, int, FillKind]],
 ) -> Segment:
@@ -168,7 +168,8 @@ def build_segment(
         end = start + length
         digests[i] = np.frombuffer(run_digest(run_key, disk_chunks[start:end], ids[start:end]), dtype=np.uint8)
     piece_run, piece_first, piece_length, piece_live = _pieces(run_of, chunks, np.ones(count, dtype=np.bool_))
-    deltas = np.flatnonzero(base_pack != np.uint32(0xFFFF_FFFF))
+    steps = base_pack.reshape(count, -1) != np.uint32(0xFFFF_FFFF)
+    deltas, _ = np.nonzero(steps)
     return Segment(
         packs=tuple(packs),
         run_pack=pack[starts],
@@ -183,8 +184,8 @@ def build_segment(
         fill_length=fill_length,
         fill_kind=fill_kind,
         base_ordinal=deltas.astype(np.uint32),
-        base_pack=base_pack[deltas],
-        base_slot=base_slot[deltas],
+        base_pack=base_pack.reshape(count, -1)[steps],
+        base_slot=base_slot.reshape(count, -1)[steps],
     )
 
 

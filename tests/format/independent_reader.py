@@ -529,7 +529,7 @@ class Vault:
         else:
             base, base_slot = self.pack(pack.names[pack.base_packs[slot]]), pack.base_slots[slot]
             prefix = self.block(base, base_slot)
-            demand(base.depths[base_slot] + 1 == pack.depths[slot], name, "its depth is wrong")
+            demand(base.depths[base_slot] < pack.depths[slot], name, "its depth is wrong")
             demand(base.chunk_size == pack.chunk_size, name, "a base of another size")
             plain = unzstd(stored, pack.chunk_size, name, prefix)
         demand(len(plain) == pack.chunk_size, name, "decodes to another size")

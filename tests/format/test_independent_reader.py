@@ -282,8 +282,11 @@ def live_bases(
         pack = vault.check_run(run, cell, chunk_size)
         live = [is_live for _, length, is_live in run.pieces for _ in range(length)]
         for at, slot in enumerate(range(run.first_slot, run.first_slot + run.count)):
-            if live[at] and pack.codecs[slot] == reader.DELTA:
-                yield before + at, pack.names[pack.base_packs[slot]], pack.base_slots[slot]
+            here, place = pack, slot
+            while live[at] and here.codecs[place] == reader.DELTA:
+                name, below = here.names[here.base_packs[place]], here.base_slots[place]
+                yield before + at, name, below
+                here, place = vault.pack(name), below
         before += run.count
 
 

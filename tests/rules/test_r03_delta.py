@@ -12,6 +12,7 @@ from helpers.damage import flip
 from helpers.files import noise, text, write_at
 from helpers.site import CHUNK, Site
 
+from blockvault.engine.encoding import DELTA_DEPTH
 from blockvault.errors import CorruptionError
 from blockvault.format.layers import Segment
 from blockvault.ids import PackName
@@ -72,19 +73,25 @@ def test_a_damaged_base_is_no_prefix(site: Site, content: Callable[[int, int], b
     assert site.outcome(result.number) is None
 
 
-def test_an_edit_is_a_delta_of_a_full_block(site: Site) -> None:
-    """However often a chunk changes its base is a full block: a restore decodes two blocks for it at most."""
+def test_an_edit_is_a_delta_of_what_was_there_until_that_lies_too_deep(site: Site) -> None:
+    """A restore decodes few blocks for a chunk, however often it changes: then it rests on the full block again."""
     image = edited(site, text)
-    for i in range(6):
+    for i in range(2 * DELTA_DEPTH + 1):
         write_at(image, EDITED * CHUNK + 300 * i, b"edited again")
         site.take(image)
-    for pack in forge.packs(site):
+    depths = []
+    for label in sorted(site.copies, key=int):
+        ((pack, slot),) = forge.places(site, int(label), [EDITED])
         table = forge.table(site, pack)
-        for slot in np.flatnonzero(table.codecs == Codec.DELTA):
+        depths.append(int(table.depths[slot]))
+        if table.codecs[slot] == Codec.DELTA:
             base = forge.table(site, table.base_packs[table.base_pack[slot]])
-            assert base.codecs[table.base_slot[slot]] != Codec.DELTA
-            assert table.depths[slot] == 1
+            assert base.depths[table.base_slot[slot]] == table.depths[slot] - 1
+    expected = [0, *(1 + i % DELTA_DEPTH for i in range(2 * DELTA_DEPTH + 2))]
+    assert depths == expected
     site.sound()
+    for label in list(site.copies):
+        site.check(label, source="vault")
 
 
 def test_a_delta_with_another_base_does_not_restore(site: Site) -> None:
@@ -99,14 +106,14 @@ def test_a_delta_with_another_base_does_not_restore(site: Site) -> None:
 
 
 def needed_bases(site: Site, segment: Segment) -> set[tuple[int, PackName, int]]:
-    """(ordinal of the slot, base pack, base slot) of every live delta, taken from the packs' tables."""
+    """(ordinal of the slot, pack, slot) of all that every live delta rests on, taken from the packs' tables."""
     run, slots, _, live = segment.slots()
     needed = set()
     for ordinal in np.flatnonzero(live):
-        table = forge.table(site, segment.packs[segment.run_pack[run[ordinal]]])
-        slot = slots[ordinal]
-        if table.codecs[slot] == Codec.DELTA:
-            needed.add((int(ordinal), table.base_packs[table.base_pack[slot]], int(table.base_slot[slot])))
+        pack, slot = segment.packs[segment.run_pack[run[ordinal]]], int(slots[ordinal])
+        while (table := forge.table(site, pack)).codecs[slot] == Codec.DELTA:
+            pack, slot = table.base_packs[table.base_pack[slot]], int(table.base_slot[slot])
+            needed.add((int(ordinal), pack, slot))
     return needed
 
 

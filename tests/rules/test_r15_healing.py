@@ -308,3 +308,44 @@ def test_the_index_is_made_anew(site: Site) -> None:
     twin.write_bytes(image_of(site).read_bytes()[: 12 * CHUNK])
     site.take(twin)
     assert site.counters["blocks_known"] == 11
+
+
+def deep(made: Site) -> list[tuple[PackName, int]]:
+    """Points 2 to 4 have chunk 3 as a delta of a delta ...; the places of its blocks, the full one first."""
+    for edit in (1, 2):
+        write_at(image_of(made), DELTA * CHUNK + 500 * edit, b"edited again")
+        made.take(image_of(made))
+    places = [forge.places(made, label, [DELTA])[0] for label in (1, 2, 3, 4)]
+    assert [int(forge.table(made, pack).depths[slot]) for pack, slot in places] == [0, 1, 2, 3]
+    return places
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_healing_one_block_of_a_chain_brings_back_what_rests_on_it(make_site: Callable[..., Site], level: int) -> None:
+    """The earlier bytes are found in a snapshot; each delta above is good again, and stays a delta."""
+    site = two_points(make_site(), keep=True)
+    places = deep(site)
+    spoil_block(site, level + 1, DELTA)
+    assert len(site.vault.verify().damage) >= 1
+    report = repair(site)
+    assert sources(report) == [(places[level][1], f"the snapshot of point {level + 1}")]
+    assert (report.left, report.released) == ((), 1), "the others were never damaged themselves"
+    check_whole(site)
+    codecs = [forge.table(site, pack).codecs[slot] for pack, slot in places]
+    assert codecs[level] != Codec.DELTA
+    assert [codec == Codec.DELTA for codec in codecs[level + 1 :]] == [True] * (3 - level)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_rests_on_a_lost_block_is_healed_by_itself(make_site: Callable[..., Site], dry_run: bool) -> None:
+    """The full block's bytes are nowhere: the newest delta is healed from the live image, the others are named."""
+    site = two_points(make_site())
+    places = deep(site)
+    spoil_block(site, 1, DELTA)
+    site.vault.verify()
+    report = repair(site, dry_run=dry_run)
+    assert sources(report) == [(places[3][1], f"the disk image {image_of(site)}")]
+    assert len(report.left) == 3
+    if not dry_run:
+        assert site.outcome("4") is None
+        assert [isinstance(site.outcome(label), CorruptionError) for label in "123"] == [True] * 3
