@@ -11,7 +11,7 @@ from helpers.damage import flip
 from helpers.files import noise, write_at
 from helpers.site import CHUNK, Site
 
-from blockvault.store import packs
+from blockvault.store import catalog, packs
 
 POINTS = 8
 
@@ -41,9 +41,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, at: int) -
     return calls
 
 
-def test_verify_reads_a_table_once_though_few_packs_are_kept_open(
-    grown: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_verify_reads_a_table_once_though_few_packs_are_kept_open(grown: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "OPEN_PACKS_MAX", 1)
     calls = counting(monkeypatch, packs, "read_table", 2)
     assert not grown.vault.verify(quick=True).damage
@@ -61,3 +59,16 @@ def test_a_damaged_pack_is_told_for_every_point_that_needs_it(grown: Site) -> No
     flip(path, path.stat().st_size - 30)
     (damage,) = grown.vault.verify(quick=True).damage
     assert {touch.label for touch in damage.touches} == {"3", "4", "5", "6", "7", "8"}
+
+
+def test_refresh_decodes_only_what_is_new(grown: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = grown.vault._session.catalog
+    calls = counting(monkeypatch, catalog, "unseal_record", 2)
+    before = records.points()
+    records.refresh()
+    assert not calls
+    assert records.points() == before
+    grown.vault.hold("1", reason="kept")
+    grown.vault.hold("2", reason="kept")
+    assert all(name.startswith("marks/") for name in calls), calls
+    assert [records.state(point.ref).held for point in records.points()] == [True] * 2 + [False] * (POINTS - 2)
