@@ -42,6 +42,7 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.QUARANTINE: ("main/quarantine", _HEX, "0|[1-9][0-9]{0,6}|all"),
 }
 MARK_TRIES = 20
+_UNMARKED = state_of([])  # most points have no marks, and each is asked often
 
 
 def record_names(store: LocalStore, kind: Kind) -> list[str]:
@@ -49,7 +50,8 @@ def record_names(store: LocalStore, kind: Kind) -> list[str]:
     folder, *parts = _NAMES[kind]
     names = [folder]
     for part in parts:
-        names = [f"{name}/{entry}" for name in names for entry in store.entries(name) if re.fullmatch(part, entry)]
+        fits = re.compile(part).fullmatch
+        names = [f"{name}/{entry}" for name in names for entry in store.entries(name) if fits(entry)]
     return sorted(names)
 
 
@@ -212,7 +214,8 @@ class Catalog:
 
     def state(self, ref: PointRef) -> PointState:
         """What the marks of a point come to, as of the last look."""
-        return state_of(_in_order(self._marks.get(ref, {})))
+        marks = self._marks.get(ref)
+        return state_of(_in_order(marks)) if marks else _UNMARKED
 
     def newest_numbers(self) -> dict[str, int]:
         """Highest number seen per origin, over records and marks, readable or not (R12)."""
