@@ -133,7 +133,8 @@ def arrive(folder: str, to: int, budget: float) -> dict[str, Any]:
 def commit(folder: str, entries: int) -> dict[str, Any]:
     """Take one transfer's 65,536 new entries into an index of that size; the process does nothing else."""
     index = open_index(folder)
-    numbers = np.arange(1 << 41, (1 << 41) + PENDING_BLOCKS_MAX, dtype=np.uint64)
+    first = (1 << 41) + (int.from_bytes(os.urandom(4), "big") << 16)
+    numbers = np.arange(first, first + PENDING_BLOCKS_MAX, dtype=np.uint64)
     began = time.perf_counter()
     add(index, numbers, None)
     seconds = time.perf_counter() - began

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import forge
 from helpers.damage import flip
 from helpers.files import noise, write_at
 from helpers.site import CHUNK, Site
 
+from blockvault.clock import utc_now
+from blockvault.format.index import prefixes_of
+from blockvault.ids import PackName
 from blockvault.store import catalog, packs
+from blockvault.store import index as index_module
+from blockvault.store.index import Index
 
 POINTS = 8
 
@@ -72,3 +79,32 @@ def test_refresh_decodes_only_what_is_new(grown: Site, monkeypatch: pytest.Monke
     grown.vault.hold("2", reason="kept")
     assert all(name.startswith("marks/") for name in calls), calls
     assert [records.state(point.ref).held for point in records.points()] == [True] * 2 + [False] * (POINTS - 2)
+
+
+def test_a_commit_to_the_index_is_bounded_and_its_segment_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "ENTRIES_AT_ONCE", 10)
+    opened = Index(str(tmp_path / "lmdb"), "identity", now=utc_now(), note=str(tmp_path / "note"))
+    ids = np.frombuffer(noise(32 * 25, 3), dtype=np.uint8).reshape(25, 32)
+    places = np.arange(25, dtype=np.uint32)
+    commits = 0
+
+    def killed_at_the_third(name: str) -> None:
+        nonlocal commits
+        commits += name == "index.commit"
+        if commits == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(index_module, "reach", killed_at_the_third)
+    pack = PackName(bytes(16))
+    with pytest.raises(KeyboardInterrupt):
+        opened.add_blocks([pack], prefixes_of(ids), places % 1, places, "origin/1")
+    assert opened.segments() == set()
+    assert sum(place is not None for place in opened.find_blocks(ids)) == 20
+    opened.add_blocks([pack], prefixes_of(ids), places % 1, places, "origin/1")
+    assert opened.segments() == {"origin/1"}
+    assert opened.find_blocks(ids) == [(pack, slot) for slot in range(25)]
+    opened.add_blocks([], prefixes_of(ids[:0]), places[:0], places[:0], "origin/2")
+    assert opened.segments() == {"origin/1", "origin/2"}
+    opened.close()
