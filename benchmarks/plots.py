@@ -14,7 +14,7 @@ from html import escape
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, BOTTOM = 70, 210, 40, 50
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f", "#e377c2", "#bcbd22")
-GRID, INK = "#8886", "#888"
+INK = "#888"
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ def plot(
     ]
     for value in sorted(set(xs)) if len(set(xs)) <= 8 else across.ticks():
         at = across.at(value)
-        parts.append(_stroke(at, TOP, at, HEIGHT - BOTTOM, GRID))
+        parts.append(_grid_line(at, TOP, at, HEIGHT - BOTTOM))
         parts.append(_text(at, HEIGHT - BOTTOM + 18, x_text(value), anchor="middle"))
     for value in up.ticks():
         at = up.at(value)
-        parts.append(_stroke(LEFT, at, WIDTH - RIGHT, at, GRID))
+        parts.append(_grid_line(LEFT, at, WIDTH - RIGHT, at))
         parts.append(_text(LEFT - 6, at + 4, y_text(value), anchor="end"))
     for number, (line, label_at) in enumerate(zip(drawn, _label_places(drawn, up), strict=True)):
         colour = COLOURS[number % len(COLOURS)]
@@ -114,8 +114,9 @@ def _label_places(lines: Sequence[Line], up: _Axis) -> list[float]:
     return [place - beyond for place in places]
 
 
-def _stroke(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"/>'
+def _grid_line(x1: float, y1: float, x2: float, y2: float) -> str:
+    places = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    return f'<line {places} stroke="{INK}" stroke-opacity="0.3"/>'
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12, colour: str = INK) -> str:
