@@ -1,7 +1,8 @@
 """Verify: every byte that points need, against its identity; and what each damaged thing touches.
 
 Order: records -> layers -> runs against tables (R1) -> blocks, pack by pack in slot order. Layers are shared between
-points, so a cell that several points see through the same layers is walked once, and a block is decoded once.
+points, so a cell that several points see through the same layers is walked once, a run is compared once and a table
+read for it once, however many points list its layer, and a block is decoded once.
 
 `quick` stops before the blocks: records, layers, tables and the binding of runs, no payload.
 
@@ -36,7 +37,7 @@ from blockvault.model.geometry import CELL_CHUNKS
 from blockvault.monitor import Monitor
 from blockvault.store.catalog import Catalog, point_object, record_names
 from blockvault.store.local import LocalStore
-from blockvault.store.manifest import CellMap, Manifest
+from blockvault.store.manifest import CellMap, Manifest, SoundRuns
 from blockvault.store.packs import PackShelf
 from blockvault.store.quarantine import Quarantine
 
@@ -99,6 +100,7 @@ class Verifier:
         self._to_read: dict[PackName, NDArray[np.bool_]] = {}
         self._chunk_size: dict[PackName, int] = {}
         self._seen: dict[tuple[bytes, ...], bool] = {}  # cells walked so far, and whether something was wrong there
+        self._sound: SoundRuns = {}
 
     def run(
         self,
@@ -229,7 +231,7 @@ class Verifier:
                     self._seen[key] = True
                     self._note(_object_of(error), None, error.why or error.message, [span])
                     continue
-                problems = cell.check_runs(self.shelf, self.keys.run_key)
+                problems = cell.check_runs(self.shelf, self.keys.run_key, self._sound)
                 self._seen[key] = bool(problems)
                 spoiled = np.zeros(cell.chunk_count, dtype=np.bool_)
                 for problem in problems:
@@ -244,11 +246,17 @@ class Verifier:
             manifest.close()
 
     def _need(self, cell: CellMap, data: NDArray[np.bool_], chunk_size: int) -> None:
-        for index in np.unique(cell.pack[data]).tolist():
+        if not data.any():
+            return
+        order = np.argsort(cell.pack[data], kind="stable")
+        packs, slots = cell.pack[data][order], cell.slot[data][order]
+        found, starts = np.unique(packs, return_index=True)
+        for index, these in zip(found.tolist(), np.split(slots, starts[1:]), strict=True):
             pack = cell.packs[index]
-            table = self.shelf.reader(pack).table
-            slots = cell.slot[data & (cell.pack == index)]
-            self._mark(pack, slots, table.slot_count, chunk_size)
+            # A table is read only for a pack that is new: more packs than are kept open would be read at every point.
+            known = self.needed.get(pack)
+            slot_count = self.shelf.reader(pack).table.slot_count if known is None else len(known)
+            self._mark(pack, these, slot_count, chunk_size)
 
     def _mark(self, pack: PackName, slots: NDArray[np.uint32], slot_count: int, chunk_size: int) -> None:
         needed = self.needed.get(pack)

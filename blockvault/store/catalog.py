@@ -42,6 +42,7 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.QUARANTINE: ("main/quarantine", _HEX, "0|[1-9][0-9]{0,6}|all"),
 }
 MARK_TRIES = 20
+_UNMARKED = state_of([])  # most points have no marks, and each is asked often
 
 
 def record_names(store: LocalStore, kind: Kind) -> list[str]:
@@ -49,7 +50,8 @@ def record_names(store: LocalStore, kind: Kind) -> list[str]:
     folder, *parts = _NAMES[kind]
     names = [folder]
     for part in parts:
-        names = [f"{name}/{entry}" for name in names for entry in store.entries(name) if re.fullmatch(part, entry)]
+        fits = re.compile(part).fullmatch
+        names = [f"{name}/{entry}" for name in names for entry in store.entries(name) if fits(entry)]
     return sorted(names)
 
 
@@ -86,6 +88,24 @@ def check_number(number: int, digits: int, folder: str) -> None:
         )
 
 
+def _decode_point(name: str, body: bytes, tag: bytes) -> Point:
+    point = records.point_from_body(name, records.decode(name, body, records.PointBody), tag)
+    if point_object(point.ref) != name:
+        raise CorruptionError("vault.object-damaged", name, why="its record names another point")
+    return point
+
+
+def _decode_mark(name: str, body: bytes, _tag: bytes) -> Mark:
+    return records.mark_from_body(name, records.decode(name, body, records.MarkBody))
+
+
+def _decode_item(name: str, body: bytes, _tag: bytes) -> Item:
+    item = records.item_from_body(name, records.decode(name, body, records.ItemBody))
+    if f"items/{item.id}/{item.revision:06d}" != name:
+        raise CorruptionError("vault.object-damaged", name, why="its record names another item")
+    return item
+
+
 @dataclass(frozen=True, slots=True)
 class DamagedRecord:
     """A record that cannot be read."""
@@ -106,68 +126,73 @@ class Catalog:
         self._points: dict[PointRef, Point] = {}
         self._marks: dict[PointRef, dict[int, Mark | None]] = {}  # by sequence; None: it cannot be read
         self._items: dict[str, Item] = {}
+        self._decoded: dict[str, Point | Mark | Item] = {}  # what was read well, by name
         self.refresh()
 
     def refresh(self) -> None:
-        """Bring everything up to the objects."""
+        """Bring everything up to the objects. What was decoded before, and LMDB still has, is not decoded again."""
         self.damage.clear()
+        before, self._decoded = self._decoded, {}
         self._points = {}
-        for name, (body, tag) in self._bodies("points", Kind.POINT).items():
-            try:
-                point = records.point_from_body(name, records.decode(name, body, records.PointBody), tag)
-                if point_object(point.ref) != name:
-                    raise CorruptionError("vault.object-damaged", name, why="its record names another point")
-                self._points[point.ref] = point
-            except CorruptionError as error:
-                self.damage[name] = DamagedRecord(name, error.why or error.message)
+        for found in self._read_all("points", Kind.POINT, before, _decode_point).values():
+            assert isinstance(found, Point)
+            self._points[found.ref] = found
         self._marks = {}
-        bodies = self._bodies("marks", Kind.MARK)
-        for name in {*bodies, *(name for name in self.damage if name.startswith("marks/"))}:
+        marks = self._read_all("marks", Kind.MARK, before, _decode_mark)
+        for name in {*marks, *(name for name in self.damage if name.startswith("marks/"))}:
             _, origin, number, sequence = name.split("/")
-            mark: Mark | None = None
-            try:
-                if name in bodies:
-                    mark = records.mark_from_body(name, records.decode(name, bodies[name][0], records.MarkBody))
-            except CorruptionError as error:
-                self.damage[name] = DamagedRecord(name, error.why or error.message)
+            mark = marks.get(name)
+            assert mark is None or isinstance(mark, Mark)
             self._marks.setdefault(PointRef(OriginId(origin), int(number)), {})[int(sequence)] = mark
         self._items = {}
-        for name, (body, _) in sorted(self._bodies("items", Kind.ITEM).items()):
-            try:
-                item = records.item_from_body(name, records.decode(name, body, records.ItemBody))
-                if f"items/{item.id}/{item.revision:06d}" != name:
-                    raise CorruptionError("vault.object-damaged", name, why="its record names another item")
-                self._items[item.id] = item  # later revisions replace earlier ones
-            except CorruptionError as error:
-                self.damage[name] = DamagedRecord(name, error.why or error.message)
+        for _, found in sorted(self._read_all("items", Kind.ITEM, before, _decode_item).items()):
+            assert isinstance(found, Item)
+            self._items[found.id] = found  # later revisions replace earlier ones
 
-    def _bodies(self, top: str, kind: Kind) -> dict[str, tuple[bytes, bytes]]:
+    def _read_all(
+        self,
+        top: str,
+        kind: Kind,
+        before: dict[str, Point | Mark | Item],
+        decode: Callable[[str, bytes, bytes], Point | Mark | Item],
+    ) -> dict[str, Point | Mark | Item]:
+        """The records of a kind, by name; what cannot be read goes into `damage`."""
         names = record_names(self._store, kind)
         cached = self._index.records(top) if self._index else {}
         fresh: dict[str, bytes] = {}
-        bodies: dict[str, tuple[bytes, bytes]] = {}
+        found: dict[str, Point | Mark | Item] = {}
         for name in names:
+            data = cached.get(name)
+            if data is not None and name in before:
+                found[name] = before[name]
+                continue
             try:
-                data = cached.get(name)
+                sealed: tuple[bytes, bytes] | None = None
                 if data is not None:
                     try:
-                        bodies[name] = unseal_record(self._keys, kind, name, data)
-                        continue
+                        sealed = unseal_record(self._keys, kind, name, data)
                     except BlockVaultError:
                         pass  # LMDB's copy is bad; the object decides
-                data = fresh[name] = self._store.read(name, limit=RECORD_BYTES_MAX)
-                bodies[name] = unseal_record(self._keys, kind, name, data)
+                if sealed is None:
+                    data = fresh[name] = self._store.read(name, limit=RECORD_BYTES_MAX)
+                    sealed = unseal_record(self._keys, kind, name, data)
             except NotFoundError:
                 continue
             except BlockVaultError as error:
                 fresh.pop(name, None)
+                self.damage[name] = DamagedRecord(name, error.why or error.message)
+                continue
+            try:
+                found[name] = decode(name, *sealed)
+            except CorruptionError as error:
                 self.damage[name] = DamagedRecord(name, error.why or error.message)
         if self._index:
             try:
                 self._index.change_records(fresh.items(), cached.keys() - set(names))
             except DeviceError as error:  # a full or failing disk: the copy stays behind, and the objects are the truth
                 self.copy_refused = error
-        return bodies
+        self._decoded.update(found)
+        return found
 
     def points(self) -> list[Point]:
         """Roots: points that are neither void nor purged, soft-deleted ones too, in order of number."""
@@ -189,7 +214,8 @@ class Catalog:
 
     def state(self, ref: PointRef) -> PointState:
         """What the marks of a point come to, as of the last look."""
-        return state_of(_in_order(self._marks.get(ref, {})))
+        marks = self._marks.get(ref)
+        return state_of(_in_order(marks)) if marks else _UNMARKED
 
     def newest_numbers(self) -> dict[str, int]:
         """Highest number seen per origin, over records and marks, readable or not (R12)."""

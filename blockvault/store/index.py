@@ -17,8 +17,9 @@ end the process (measured in `docs/hostile.md`). So the host notes in its own st
 else lies there is removed unopened and made anew.
 
 Invariants: one environment a process, and one transaction at a time in it, because growing the map ends all others;
-writes are sorted, so that each touches as few pages as it can; the map grows when it is full; a committed transaction
-is durable before the call returns.
+writes are sorted, so that each touches as few pages as it can, and bounded, because every page that is touched lies in
+anonymous memory until the commit; the map grows when it is full; a committed transaction is durable before the call
+returns.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import lmdb
@@ -44,6 +46,7 @@ from blockvault.store.local import check_plain, device_error, make_folders, open
 from blockvault.store.locks import FileLock
 
 MAP_BYTES_START = 64 << 20
+ENTRIES_AT_ONCE = 8192  # of a transaction: in a large index each dirties a page, and those lie in memory until its end
 _PLACE = struct.Struct(">II")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
@@ -280,21 +283,23 @@ class Index:
         slot: NDArray[np.uint32],
         segment: str | None,
     ) -> None:
-        """Take in one commit's full blocks, and remember that its index segment is in."""
+        """Take in one commit's full blocks, and remember that its index segment is in, once all of them are."""
         order = np.argsort(prefixes, kind="stable")
 
-        def work(txn: Any) -> None:
+        def work(txn: Any, part: NDArray[np.int64], *, last: bool) -> None:
             numbers = [self._number_of(txn, name) for name in packs]
-            rows = zip(prefixes[order].tolist(), pack[order].tolist(), slot[order].tolist(), strict=True)
+            rows = zip(prefixes[part].tolist(), pack[part].tolist(), slot[part].tolist(), strict=True)
             cursor = txn.cursor(db=self._blocks)
             cursor.putmulti(
                 ((_U64.pack(prefix), _PLACE.pack(numbers[index], at)) for prefix, index, at in rows),
                 overwrite=True,
             )
-            if segment is not None:
+            if last and segment is not None:
                 txn.put(segment.encode(), b"", db=self._segments)
 
-        self._write(work)
+        for start in range(0, max(1, len(order)), ENTRIES_AT_ONCE):
+            part = order[start : start + ENTRIES_AT_ONCE]
+            self._write(partial(work, part=part, last=start + ENTRIES_AT_ONCE >= len(order)))
 
     def _number_of(self, txn: Any, pack: PackName) -> int:
         value = txn.get(pack, db=self._pack_number)

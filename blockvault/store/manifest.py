@@ -24,6 +24,9 @@ from blockvault.store.layers import LayerReader
 from blockvault.store.local import LocalStore
 from blockvault.store.packs import PackShelf, pack_folder
 
+# By layer and cell: which of the segment's runs agree with their digests.
+SoundRuns = dict[tuple[str, int], NDArray[np.bool_]]
+
 
 @dataclass(frozen=True, slots=True)
 class RunDamage:
@@ -56,14 +59,20 @@ class CellMap:
     packs: list[PackName]
     _used: list[_UsedRuns] = field(default_factory=list)
 
-    def check_runs(self, shelf: PackShelf, run_key: bytes) -> list[RunDamage]:
-        """Compare every run in use with its digest. Returns what does not agree; empty means sound."""
+    def check_runs(self, shelf: PackShelf, run_key: bytes, sound: SoundRuns | None = None) -> list[RunDamage]:
+        """Compare every run in use with its digest. Returns what does not agree; empty means sound.
+
+        `sound` is what earlier calls found sound and is not looked at again; it is told of what this one does.
+        """
         damage: list[RunDamage] = []
         for used in self._used:
             segment = used.segment
+            known = np.zeros(len(segment.run_count), dtype=np.bool_)
+            if sound is not None:
+                known = sound.setdefault((used.layer, self.cell), known)
             starts = np.cumsum(segment.run_count, dtype=np.int64) - segment.run_count
             chunks = used.slot_chunk.astype(np.uint64) + np.uint64(self.first_chunk)
-            for run in used.runs.tolist():
+            for run in used.runs[~known[used.runs]].tolist():
                 start, count = int(starts[run]), int(segment.run_count[run])
                 pack = segment.packs[segment.run_pack[run]]
                 first = int(segment.run_first_slot[run])
@@ -86,6 +95,8 @@ class CellMap:
                     span = slice(start, start + count)
                     hit = used.slot_chunk[span][used.slot_used[span]].astype(np.int64)
                     damage.append(RunDamage(name, hit, reason))
+                else:
+                    known[run] = True
         return damage
 
 

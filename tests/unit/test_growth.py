@@ -1,0 +1,110 @@
+"""What an operation does must not grow with what did not change: counted, not timed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import forge
+from helpers.damage import flip
+from helpers.files import noise, write_at
+from helpers.site import CHUNK, Site
+
+from blockvault.clock import utc_now
+from blockvault.format.index import prefixes_of
+from blockvault.ids import PackName
+from blockvault.store import catalog, packs
+from blockvault.store import index as index_module
+from blockvault.store.index import Index
+
+POINTS = 8
+
+
+@pytest.fixture
+def grown(site: Site) -> Site:
+    """Points that each changed one chunk: the last one's manifest needs a pack of every one."""
+    image = site.root / "disk.img"
+    image.write_bytes(noise(POINTS * CHUNK, 1))
+    for turn in range(POINTS):
+        write_at(image, turn * CHUNK, noise(CHUNK, 10 + turn))
+        site.take(image)
+    assert len(forge.packs(site)) == POINTS
+    return site
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, at: int) -> Counter[str]:
+    """How often a function of a module is called, by the argument that names the object."""
+    calls: Counter[str] = Counter()
+    true = getattr(module, name)
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls[arguments[at]] += 1
+        return true(*arguments, **named)
+
+    monkeypatch.setattr(module, name, counted)
+    return calls
+
+
+def test_verify_reads_a_table_once_though_few_packs_are_kept_open(grown: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "OPEN_PACKS_MAX", 1)
+    calls = counting(monkeypatch, packs, "read_table", 2)
+    assert not grown.vault.verify(quick=True).damage
+    # Once to learn how many slots it has and once for each layer that took its run in, of which there are few (layers
+    # double in size); not twice at each of the points that need it.
+    assert len(calls) == POINTS
+    assert sum(calls.values()) <= POINTS * (1 + POINTS.bit_length()) < POINTS * (POINTS + 1), calls
+
+
+def test_a_damaged_pack_is_told_for_every_point_that_needs_it(grown: Site) -> None:
+    """The pack of point 3's chunk is needed by points 3 to 8: what is remembered of sound runs hides none of them."""
+    ((pack, _),) = forge.places(grown, 3, [2])
+    path = forge.pack_path(grown, pack)
+    grown.close()
+    flip(path, path.stat().st_size - 30)
+    (damage,) = grown.vault.verify(quick=True).damage
+    assert {touch.label for touch in damage.touches} == {"3", "4", "5", "6", "7", "8"}
+
+
+def test_refresh_decodes_only_what_is_new(grown: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = grown.vault._session.catalog
+    calls = counting(monkeypatch, catalog, "unseal_record", 2)
+    before = records.points()
+    records.refresh()
+    assert not calls
+    assert records.points() == before
+    grown.vault.hold("1", reason="kept")
+    grown.vault.hold("2", reason="kept")
+    assert all(name.startswith("marks/") for name in calls), calls
+    assert [records.state(point.ref).held for point in records.points()] == [True] * 2 + [False] * (POINTS - 2)
+
+
+def test_a_commit_to_the_index_is_bounded_and_its_segment_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "ENTRIES_AT_ONCE", 10)
+    opened = Index(str(tmp_path / "lmdb"), "identity", now=utc_now(), note=str(tmp_path / "note"))
+    ids = np.frombuffer(noise(32 * 25, 3), dtype=np.uint8).reshape(25, 32)
+    places = np.arange(25, dtype=np.uint32)
+    commits = 0
+
+    def killed_at_the_third(name: str) -> None:
+        nonlocal commits
+        commits += name == "index.commit"
+        if commits == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(index_module, "reach", killed_at_the_third)
+    pack = PackName(bytes(16))
+    with pytest.raises(KeyboardInterrupt):
+        opened.add_blocks([pack], prefixes_of(ids), places % 1, places, "origin/1")
+    assert opened.segments() == set()
+    assert sum(place is not None for place in opened.find_blocks(ids)) == 20
+    opened.add_blocks([pack], prefixes_of(ids), places % 1, places, "origin/1")
+    assert opened.segments() == {"origin/1"}
+    assert opened.find_blocks(ids) == [(pack, slot) for slot in range(25)]
+    opened.add_blocks([], prefixes_of(ids[:0]), places[:0], places[:0], "origin/2")
+    assert opened.segments() == {"origin/1", "origin/2"}
+    opened.close()
