@@ -56,8 +56,7 @@ def picture(results: dict[str, Any], step: Step) -> str:
 
 
 def _panel(results: dict[str, Any], step: Step, measure: Measure, tools: list[dict[str, Any]], left: int) -> list[str]:
-    title = measure.title.split(",")[0].lower()
-    parts = [f'<text x="{left}" y="44" fill="#57606a">{escape(title)}, less is better</text>']
+    parts = [f'<text x="{left}" y="44" fill="#57606a">{escape(measure.word)}, less is better</text>']
     found = {tool["name"]: value(results, tool["name"], step, measure.field) for tool in tools}
     longest = max((each for each in found.values() if each is not None), default=0)
     for row, tool in enumerate(tools):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -78,18 +77,17 @@ class Outcome:
     sync_seconds: float | None = None
     cpu_seconds: float | None = None
     anonymous_bytes: int | None = None
-    stored_bytes: int | None = (
-        None  # growth of the repository; of a ceiling the copy; after reclaim what was freed, < 0
-    )
+    stored_bytes: int | None = None  # growth of the repository, below 0 if it shrank; of a ceiling its copy
+    repository_bytes: int | None = None  # what all of it takes after the step
     load: float | None = None
     failure: str | None = None
 
     @classmethod
-    def of(cls, figures: Figures, stored: int | None = None) -> Outcome:
+    def of(cls, figures: Figures, stored: int | None = None, repository: int | None = None) -> Outcome:
         """The outcome of a step that went well."""
         values = asdict(figures)
         del values["output"]
-        return cls(**values, stored_bytes=stored)
+        return cls(**values, stored_bytes=stored, repository_bytes=repository)
 
 
 @dataclass
@@ -187,8 +185,8 @@ class _Run:
         if self.tool.kind is Kind.CEILING:
             # It overwrites its copy: what the point costs is the copy, of which there is one a disk.
             copies = len(set(self.tool.points.values()))
-            return Outcome.of(figures, after if copies == 1 else after - before)
-        return Outcome.of(figures, after - before)
+            return Outcome.of(figures, after if copies == 1 else after - before, after)
+        return Outcome.of(figures, after - before, after)
 
     def _change(self, step: Step) -> str:
         """Make the disk what it is at this step; returns the image that is backed up."""
@@ -205,8 +203,8 @@ class _Run:
         if step in _CHURN:
             self._churn(step, self.disk, _CHURN[step])
         if step is not Step.UNTOUCHED:
-            time.sleep(0.01)  # a clock of the file system may be as coarse as that
-            os.utime(self.disk)
+            # A day later each time: rsync takes two times within one second for one, and small images are done in less.
+            os.utime(self.disk, times=(workload.BUILD_TIME + 86_400 * list(Step).index(step),) * 2)
         return self.disk
 
     def _churn(self, step: Step, image: str, model: Churn, fraction: float | None = None) -> None:
@@ -229,7 +227,8 @@ class _Run:
     def _reclaim(self) -> Outcome:
         before = stored_bytes(self.tool.repository)
         figures = self._measure(self.tool.delete(OLDEST) or [])
-        return Outcome.of(figures, stored_bytes(self.tool.repository) - before)
+        after = stored_bytes(self.tool.repository)
+        return Outcome.of(figures, after - before, after)
 
 
 def same_bytes(one: str, other: str) -> bool:

@@ -28,6 +28,11 @@ class Measure:
     show: Callable[[float], str]
     steps: tuple[Step, ...] = tuple(Step)
 
+    @property
+    def word(self) -> str:
+        """The title's first part, in a sentence."""
+        return self.title.split(",")[0].lower().replace("cpu", "CPU")
+
 
 def seconds(value: float) -> str:
     """Seconds with three digits that say something."""
@@ -84,7 +89,7 @@ def write_between(path: str, text: str) -> None:
             old = file.read()
     if BEGIN in old and END in old:
         before, rest = old.split(BEGIN, 1)
-        new = before + block + rest.split(END, 1)[1].lstrip("\n")
+        new = before + block + rest.split(END, 1)[1].removeprefix("\n")
     elif old:
         new = f"{old.rstrip()}\n\n{block}"
     else:
@@ -141,8 +146,12 @@ def _measure(results: dict[str, Any], measure: Measure) -> str:
     rows = []
     for tool in results["tools"]:
         cells = [_cell(results, tool["name"], step, measure) for step in steps]
+        if measure is STORED:
+            left = value(results, tool["name"], Step.RECLAIM, "repository_bytes")
+            cells.append("-" if left is None else measure.show(left))
         rows.append([tool["name"], *cells])
-    return markdown(["", *(f">{step}" for step in steps)], rows)
+    header = ["", *(f">{step}" for step in steps), *([">all, after that"] if measure is STORED else [])]
+    return markdown(header, rows)
 
 
 def _cell(results: dict[str, Any], tool: str, step: Step, measure: Measure) -> str:
@@ -159,29 +168,34 @@ def _beside_the_best(results: dict[str, Any]) -> str:
         return ""
     rows, lost = [], []
     for step in Step:
-        row = [TITLES[step]]
+        row, better_ones = [TITLES[step]], []
         for measure in MEASURES:
-            own = value(results, OURS, step, measure.field)
-            others = [(value(results, peer, step, measure.field), peer) for peer in peers]
+            # What a reclaim freed says more of what was wasted before: what is left is compared.
+            field = "repository_bytes" if step is Step.RECLAIM and measure is STORED else measure.field
+            own = value(results, OURS, step, field)
+            others = [(value(results, peer, step, field), peer) for peer in peers]
             known = sorted((found, peer) for found, peer in others if found is not None)
-            if own is None or not known or step not in measure.steps or (step is Step.RECLAIM and measure is STORED):
+            if own is None or not known or step not in measure.steps:
                 row.append("-")
                 continue
             best, peer = known[0]
             row.append(f"{measure.show(own)} : {measure.show(best)} {peer}{_ratio(own, best)}")
             better = [name for found, name in known if found < own]
             if better:
-                lost.append(f"- {TITLES[step]}, {measure.title.split(',')[0].lower()}: {', '.join(better)}")
+                better_ones.append(f"{measure.word}: {', '.join(better)}")
         rows.append(row)
-    text = "### BlockVault beside the best peer\n\nBlockVault : the best peer, and the ratio; above 1 it loses.\n\n"
-    text += markdown(["", *(f">{measure.title.split(',')[0].lower()}" for measure in MEASURES)], rows)
+        if better_ones:
+            lost.append(f"- {TITLES[step]}: {'; '.join(better_ones)}")
+    text = "### BlockVault beside the best peer\n\nBlockVault : the best peer, and the ratio; above 1 it loses. "
+    text += f"In the row '{TITLES[Step.RECLAIM]}' stored is what the whole repository takes after it.\n\n"
+    text += markdown(["", *(f">{measure.word}" for measure in MEASURES)], rows)
     text += "\nWhere peers are better than BlockVault, the best first:\n\n"
     return text + ("\n".join(lost) if lost else "nowhere in this run.") + "\n"
 
 
 def _ratio(own: float, best: float) -> str:
-    if best <= 0:
-        return ""
+    if best <= 0 or own <= 0:
+        return ", **more**" if own > best else ""
     ratio = own / best
     shown = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
     return f", **{shown}**" if ratio > 1 else f", {shown}"
