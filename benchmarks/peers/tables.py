@@ -68,6 +68,8 @@ def failures(results: dict[str, Any], tool: str, step: Step) -> list[str]:
 
 def render(results: dict[str, Any], pictures: dict[Step, str] | None = None) -> str:
     """All of it; `pictures` are paths relative to where the text will stand."""
+    done = {name for each in results["rounds"] for name in each}
+    results = {**results, "tools": [tool for tool in results["tools"] if tool["name"] in done]}
     parts = [_conditions(results), _tools(results), _beside_the_best(results)]
     for measure in MEASURES:
         parts.append(f"### {measure.title}\n\n{_measure(results, measure)}")

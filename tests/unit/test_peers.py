@@ -371,6 +371,14 @@ def test_the_scenario_with_blockvault_and_cp(tmp_path: Path) -> None:
     assert sorted(os.listdir(folder)) == [f"image-{16 << 20}-1.img", f"similar-{16 << 20}-1.img"]
     assert "restore of the oldest" in page.read_text()
     assert (tmp_path / "pictures" / "peers-first.svg").exists()
+    results["rounds"][0].pop("cp")
+    told.write_text(json.dumps(results))
+    assert peers.main([*asked, "--resume"]) == 0
+    again = json.loads(told.read_text())
+    assert again["rounds"][0]["blockvault"] == own  # kept as it was
+    assert again["rounds"][0]["cp"] != copy  # measured anew, on the same bytes: the digests agreed
+    with pytest.raises(SystemExit):
+        peers.main([*asked, "--resume", "--size", "32M"])
 
 
 def test_a_restore_that_brings_other_bytes_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
