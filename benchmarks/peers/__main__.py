@@ -89,8 +89,11 @@ def main(arguments: list[str] | None = None) -> int:
             try:
                 results = compare(folder, asked.size, asked.only, asked.rounds, asked.timeout, asked.json, earlier)
             except NotTheSameError as error:
-                print(f"error: {error}", file=sys.stderr)
+                _say(f"error: {error}")
                 return 1
+            except KeyboardInterrupt:
+                _say("interrupted; --resume goes on after the last tool that was done")
+                return 130
     show(results, asked.write)
     return 0
 
