@@ -18,15 +18,18 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
 
 from benchmarks.peers.measuring import Figures, StepFailedError, measure, stored_bytes, sync_file_system
 from benchmarks.peers.tool import Command, Kind, Tool
 from blockvault import workload
+from blockvault.units import PAGE_BYTES
 from blockvault.workload import Churn
 
 SEED = 1
 _BUFFER_BYTES = 4 << 20
+_PIECE_BYTES = 1 << 20
 
 
 class Step(StrEnum):
@@ -38,6 +41,7 @@ class Step(StrEnum):
     UNTOUCHED = "untouched"
     NOTHING = "nothing"
     REWRITE = "rewrite-20"
+    NEW = "new-data"
     CLONE = "clone"
     SIMILAR = "similar"
     RESTORE_OLDEST = "restore-oldest"
@@ -53,6 +57,7 @@ TITLES = {
     Step.UNTOUCHED: "not touched",
     Step.NOTHING: "nothing changed, new time stamp",
     Step.REWRITE: "a fifth rewritten",
+    Step.NEW: "5% new data",
     Step.CLONE: "a clone, 5% of it changed",
     Step.SIMILAR: "a similar VM, its files elsewhere",
     Step.RESTORE_OLDEST: "restore of the oldest",
@@ -60,8 +65,8 @@ TITLES = {
     Step.RECLAIM: "delete the oldest, reclaim",
     Step.RESTORE_NEWEST: "restore of the newest",
 }
-BACKUPS = tuple(Step)[:8]
-OLDEST, NEWEST = Step.FIRST, Step.REWRITE  # of the disk itself: what comes after is other disks
+BACKUPS = tuple(Step)[:9]
+OLDEST, NEWEST = Step.FIRST, Step.NEW  # of the disk itself: what comes after is other disks
 _CHURN = {Step.PAGES: Churn.RANDOM_PAGES, Step.RUNS: Churn.RUNS, Step.REWRITE: Churn.REWRITE_20}
 
 
@@ -203,6 +208,8 @@ class _Run:
             return similar
         if step in _CHURN:
             self._churn(step, self.disk, _CHURN[step])
+        if step is Step.NEW:
+            self.images.changed_bytes[step] = write_new_data(self.disk, SEED, 0.05)
         if step is not Step.UNTOUCHED:
             # A day later each time: rsync takes two times within one second for one, and small images are done in less.
             os.utime(self.disk, times=(workload.BUILD_TIME + 86_400 * list(Step).index(step),) * 2)
@@ -230,6 +237,30 @@ class _Run:
         figures = self._measure(self.tool.delete(OLDEST) or [])
         after = stored_bytes(self.tool.repository)
         return Outcome.of(figures, after - before, after)
+
+
+def write_new_data(path: str, seed: int, fraction: float) -> int:
+    """Replace that share of an image's data by data that is nowhere else; returns the bytes of the pages changed.
+
+    Each byte of what is there is changed alike: that compresses as before and repeats as before, but no chunk, wherever
+    it is cut, and no earlier version is like it. `workload`'s churn is made of the image's own data, moved, and a tool
+    whose chunks go by content may find that again.
+    """
+    changed = 0
+    with open(path, "r+b") as image:
+        allocated = os.fstat(image.fileno()).st_blocks * 512
+        pieces = np.random.default_rng(seed).permutation(-(-os.path.getsize(path) // _PIECE_BYTES))
+        for piece in pieces.tolist():
+            if changed >= allocated * fraction:
+                break
+            image.seek(piece * _PIECE_BYTES)
+            data = np.frombuffer(image.read(_PIECE_BYTES), np.uint8)
+            pages = data[: len(data) // PAGE_BYTES * PAGE_BYTES].reshape(-1, PAGE_BYTES)
+            kept = np.asarray(~pages.any(axis=1))  # what is free stays free
+            image.seek(piece * _PIECE_BYTES)
+            image.write(np.where(kept[:, None], pages, pages ^ 0xA5).tobytes())
+            changed += int((~kept).sum()) * PAGE_BYTES
+    return changed
 
 
 def same_bytes(one: str, other: str) -> bool:

@@ -247,6 +247,19 @@ def test_what_differs_anywhere_is_not_the_same(tmp_path: Path) -> None:
     assert not scenario.same_bytes(str(one), str(tmp_path / "not there"))
 
 
+def test_new_data_is_new_and_leaves_free_what_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    data = os.urandom(4096) + b"real " * 819 + b"\0" + bytes(8192)  # two pages of data, two free
+    path.write_bytes(data * 1024)  # 16 MiB
+    changed = scenario.write_new_data(str(path), 1, 0.25)
+    new = path.read_bytes()
+    pages = {(data * 1024)[at : at + 4096] for at in range(0, len(new), 4096)}
+    differing = [new[at : at + 4096] for at in range(0, len(new), 4096) if new[at : at + 4096] not in pages]
+    assert len(new) == 16 << 20
+    assert changed == 4096 * len(differing) == 4 << 20
+    assert new.count(bytes(4096)) == 2048
+
+
 # --- what is told --------------------------------------------------------------------------------
 
 
