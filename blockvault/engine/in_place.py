@@ -4,11 +4,17 @@
     -> undo point: a point of the disks as they are (a half restored item has one already)
     -> journal, durable -> compare by identity, write what differs, punch what was hole -> sync -> journal removed
 
+The undo point is what the disk holds, as long as nothing has touched the disk since before it was taken. Then the two
+points' manifests tell which chunks differ, and no other is read: all that reads the disk is the taking of that point,
+which goes by the changed-block map where there is one.
+
 Invariants:
 - Nothing is written before the journal is durable, and the journal goes only after all is durable.
 - Killed anywhere, the same command goes on: it compares again and writes what still differs. Or the undo point is
   restored in place instead. Until one of them has ended no point is taken of the item.
 - Every block is checked before it is written; what the comparison finds equal is equal by its keyed BLAKE3.
+- The manifests' word counts only for a disk whose size, times and inode (of a device: its counted writes) are those of
+  before the undo point; where they are not, or an earlier run wrote to it, every chunk is compared.
 """
 
 from __future__ import annotations
@@ -19,16 +25,20 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
+
 from blockvault.clock import to_text, utc_now
+from blockvault.engine.claims import Claims
+from blockvault.engine.diff import between_points
 from blockvault.engine.instant import check_and_mend
 from blockvault.engine.restore import DiskRestore
 from blockvault.engine.session import Session
-from blockvault.errors import ConflictError, DeviceError, InvalidInputError, NotFoundError
+from blockvault.errors import ConflictError, CorruptionError, DeviceError, InvalidInputError, NotFoundError
 from blockvault.failpoints import reach
-from blockvault.image.source import ImageSource
+from blockvault.image.source import ImageSource, SourceState
 from blockvault.image.system import device_size
 from blockvault.image.target import write_error
-from blockvault.model import Item, Point, PointDisk
+from blockvault.model import Item, Point, PointDisk, PointRef
 from blockvault.monitor import Monitor
 from blockvault.store.journals import InPlaceJournal, InPlaceJournals
 
@@ -102,6 +112,7 @@ class InPlace:
             differing = sum(self._mend(one, path, None) for one, path in chosen)
             return InPlaceRestored(paths, size, differing, None)
         begun = self._journals.read(item.id)
+        before = self._states(chosen) if begun is None and take_undo is not None else {}
         undo = begun.undo_number if begun is not None else (take_undo() if take_undo is not None else None)
         with ExitStack() as stack:
             stack.enter_context(self._session.item_lock(item, "capture"))
@@ -112,10 +123,11 @@ class InPlace:
             self._journals.write(item.id, InPlaceJournal(point.id, label, disks, undo, to_text(utc_now())))
             reach("in-place.journal")
             self._monitor.phase("Restore", size)
+            claims = [self._claims(one, path, before.get(path), undo) for one, path in chosen]
             differing = 0
-            for (one, path), fd in zip(chosen, opened, strict=True):
+            for (one, path), fd, claimed in zip(chosen, opened, claims, strict=True):
                 self._resize(one, path, fd)
-                differing += self._mend(one, path, fd)
+                differing += self._mend(one, path, fd, claimed)
             reach("in-place.written")
             for path, fd in zip(paths, opened, strict=True):
                 try:
@@ -164,6 +176,32 @@ class InPlace:
         return opened
 
     @staticmethod
+    def _states(chosen: list[tuple[PointDisk, str]]) -> dict[str, SourceState]:
+        found = {}
+        for one, path in chosen:
+            with ImageSource.open(path, one.chunk_size) as source:
+                found[path] = source.state()
+        return found
+
+    def _claims(self, disk: PointDisk, path: str, before: SourceState | None, undo: int | None) -> Claims | None:
+        """All chunks that may differ from the point, if the undo point tells it; None: any may."""
+        session = self._session
+        if before is None or undo is None:
+            return None
+        point = session.catalog.point(PointRef(session.origin, undo))
+        now = next((one for one in point.disks if one.name == disk.name), None) if point is not None else None
+        if now is None or (now.size, now.chunk_size) != (disk.size, disk.chunk_size):
+            return None
+        try:
+            with ImageSource.open(path, disk.chunk_size) as source:
+                source.check_unchanged(before)
+            differing = list(between_points(session.store, session.keys, session.shelf, disk, now, self._monitor))
+        except (CorruptionError, DeviceError):
+            return None  # it was touched, or a table is damaged: the comparison finds out what that means
+        ranges = np.array([(at, at + count) for at, count in differing], dtype=np.int64).reshape(-1, 2)
+        return Claims(ranges, disk.chunk_size)
+
+    @staticmethod
     def _resize(disk: PointDisk, path: str, fd: int) -> None:
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode) and status.st_size != disk.size:
@@ -172,7 +210,7 @@ class InPlace:
             except OSError as error:
                 raise write_error(path, error) from error
 
-    def _mend(self, disk: PointDisk, path: str, fd: int | None) -> int:
+    def _mend(self, disk: PointDisk, path: str, fd: int | None, claims: Claims | None = None) -> int:
         """Make a disk what it was; returns how many chunks differed. Without `fd` nothing is written."""
         session = self._session
         restore = DiskRestore(
@@ -180,7 +218,7 @@ class InPlace:
         )
         try:
             with ImageSource.open(path, disk.chunk_size) as source:
-                return check_and_mend(source, restore, fd)
+                return check_and_mend(source, restore, fd, claims=claims)
         except OSError as error:
             if isinstance(error, DeviceError):
                 raise

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault import kernel
+from blockvault.engine.claims import Claims
 from blockvault.engine.diff import ids_of
 from blockvault.engine.pipeline import batch_chunks, in_order
 from blockvault.engine.restore import DiskRestore
@@ -23,7 +24,14 @@ from blockvault.model.geometry import cell_bounds, cell_count
 from blockvault.store.manifest import CellMap
 
 
-def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None, *, of_the_point: bool = False) -> int:
+def check_and_mend(
+    reader: DiskReader,
+    restore: DiskRestore,
+    fd: int | None,
+    *,
+    of_the_point: bool = False,
+    claims: Claims | None = None,
+) -> int:
     """Compare what a reader reads with the point by identity; write what differs from the vault to the target.
 
     Args:
@@ -31,6 +39,7 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None, *, 
         restore: the same disk's restore from the vault.
         fd: the target, which holds what the reader reads; None: compare only.
         of_the_point: the reader is the point's own snapshot: what cannot be checked is restored as it has it.
+        claims: all chunks that may differ, where that is known; no other is read.
 
     Returns:
         How many chunks differed and were mended.
@@ -42,21 +51,24 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None, *, 
     for index in range(cell_count(manifest.chunk_count)):
         monitor.check()
         first, count = cell_bounds(index, manifest.chunk_count)
+        asked = claims.mask(first, count) if claims is not None else np.ones(count, dtype=np.bool_)
+        if not asked.any():
+            continue
         runs = list(reader.data_runs(first, count))
         if not runs and index not in with_segments:
             continue
         wanted = np.zeros((count, 32), dtype=np.uint8)
         cell = manifest.cell(index)
-        known = _known(cell, restore) if of_the_point else np.ones(count, dtype=np.bool_)
+        known = _known(cell, restore) if of_the_point else asked
         unchecked += int(np.count_nonzero(~known))
         wanted[known] = ids_of(cell, restore.shelf, only=known)[known]
         actual = np.zeros((count, 32), dtype=np.uint8)
         size = batch_chunks(chunk_size)
-        batches = [
-            np.arange(at, min(at + size, start + length), dtype=np.uint64)
-            for start, length in runs
-            for at in range(start, start + length, size)
-        ]
+        there = np.zeros(count, dtype=np.bool_)
+        for start, length in runs:
+            there[start - first : start - first + length] = True
+        read = np.flatnonzero(there & asked).astype(np.uint64) + np.uint64(first)
+        batches = [read[at : at + size] for at in range(0, len(read), size)]
 
         def identify(numbers: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
             plain = reader.identify(numbers, seed=0, id_key=restore.keys.id_key, cancel=None)
@@ -67,6 +79,7 @@ def check_and_mend(reader: DiskReader, restore: DiskRestore, fd: int | None, *, 
         for numbers, ids in in_order(identify, batches):
             monitor.check()
             actual[(numbers - np.uint64(first)).astype(np.int64)] = ids
+            monitor.count("compared_chunks", len(numbers))
             monitor.advance(len(numbers) * chunk_size)
         wrong = known & (actual != wanted).any(axis=1)
         if not wrong.any():

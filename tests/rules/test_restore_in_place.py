@@ -17,6 +17,7 @@ from helpers.site import CHUNK, KEY_FILE, Site
 from blockvault.errors import BlockVaultError, ConflictError, CorruptionError, DeviceError, NotFoundError
 from blockvault.failpoints import Hook
 from blockvault.model import RestoreResult
+from blockvault.monitor import Monitor
 
 CHUNKS = 40
 SetHook = Callable[[Hook | None], None]
@@ -58,6 +59,79 @@ def test_only_what_differs_is_written(make_site: Callable[..., Site], secret: ob
     assert done.undo_number is None
     assert first_difference(image, copy) is None
     assert back(site, undo=False).differing_chunks == 0
+
+
+def compared(site: Site, **options: object) -> tuple[int, int | None]:
+    """How many chunks of the disk a restore of point 1 reads, and how many it finds to differ."""
+    monitor = Monitor()
+    done = site.vault.restore_in_place("1", monitor=monitor, **options)  # type: ignore[arg-type]
+    return monitor.counters.get("compared_chunks", 0), done.differing_chunks
+
+
+def only_what_differs_is_read(site: Site) -> None:
+    image = prepared(site)
+    changed(image)
+    read, differing = compared(site)
+    assert differing == 8
+    assert read <= 5, "four of the eight are holes or zeros now"
+    assert first_difference(image, site.copies["1"]["disk"]) is None
+    assert compared(site) == (0, 0)
+    assert compared(site, undo=False) == (30, 0), "without it everything is compared"
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_undo_point_tells_what_to_read(make_site: Callable[..., Site], keep: bool) -> None:
+    only_what_differs_is_read(make_site(keep=keep))
+
+
+def test_the_undo_point_of_clones_tells_what_to_read(reflink_path: Path) -> None:
+    with Site(reflink_path / "site", keep=True) as site:
+        only_what_differs_is_read(site)
+
+
+@pytest.mark.parametrize("how", ["written", "touched", "replaced"])
+def test_a_disk_that_was_touched_since_is_compared_whole(site: Site, hook: SetHook, how: str) -> None:
+    """Something writes to the disk while the undo point is being transferred: its word is worth nothing then."""
+    image = prepared(site)
+    changed(image)
+    done: list[str] = []
+
+    def meddle(name: str) -> None:
+        if name != "transfer.committed" or done:
+            return
+        done.append(name)
+        if how == "written":
+            write_at(image, 20 * CHUNK, noise(CHUNK, 8))
+        elif how == "touched":
+            os.utime(image)
+        else:
+            keep_copy(image, image.with_suffix(".new"))
+            write_at(image.with_suffix(".new"), 21 * CHUNK, noise(CHUNK, 9))
+            os.replace(image.with_suffix(".new"), image)
+
+    hook(meddle)
+    read, differing = compared(site)
+    hook(None)
+    assert done
+    assert read > 20
+    assert differing == (8 if how == "touched" else 9)
+    assert first_difference(image, site.copies["1"]["disk"]) is None
+
+
+def test_a_restore_that_goes_on_compares_everything(site: Site, hook: SetHook) -> None:
+    image = prepared(site)
+    changed(image)
+
+    def fail(name: str) -> None:
+        if name == "in-place.written":
+            raise KeyboardInterrupt
+
+    hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        back(site)
+    hook(None)
+    assert compared(site) == (30, 0)
+    assert first_difference(image, site.copies["1"]["disk"]) is None
 
 
 @pytest.mark.parametrize("size", [3 * CHUNK + 100, (CHUNKS + 9) * CHUNK + 17, 0], ids=["shorter", "longer", "empty"])
