@@ -40,6 +40,7 @@ from blockvault.store.packs import PackShelf
 from blockvault.store.quarantine import Quarantine
 from blockvault.store.seen import Watch
 
+POINTS_OF_A_LEASE = 4096  # a record has 1 MiB at most, and a point takes 104 bytes of it: more points take more leases
 _open_here: set[str] = set()
 _open_lock = threading.Lock()
 
@@ -182,7 +183,9 @@ class Session:
                 found = list(points)
                 item = found[0].item_name if len(found) == 1 else ""
                 with suppress(DeviceError):
-                    stack.enter_context(self.lease("read", item, [(point.ref, point.digest) for point in found]))
+                    for start in range(0, max(1, len(found)), POINTS_OF_A_LEASE):
+                        named = found[start : start + POINTS_OF_A_LEASE]
+                        stack.enter_context(self.lease("read", item, [(point.ref, point.digest) for point in named]))
             yield
 
     def item_lock(self, item: Item, phase: str) -> FileLock:

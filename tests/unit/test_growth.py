@@ -14,11 +14,14 @@ from helpers.files import noise, write_at
 from helpers.site import CHUNK, Site
 
 from blockvault.clock import utc_now
+from blockvault.engine import session as session_module
 from blockvault.format.index import prefixes_of
 from blockvault.ids import PackName
+from blockvault.model import PointRef
 from blockvault.store import catalog, packs
 from blockvault.store import index as index_module
 from blockvault.store.index import Index
+from blockvault.store.leases import live_leases
 
 POINTS = 8
 
@@ -79,6 +82,36 @@ def test_refresh_decodes_only_what_is_new(grown: Site, monkeypatch: pytest.Monke
     grown.vault.hold("2", reason="kept")
     assert all(name.startswith("marks/") for name in calls), calls
     assert [records.state(point.ref).held for point in records.points()] == [True] * 2 + [False] * (POINTS - 2)
+
+
+def test_more_points_than_one_lease_can_name_are_read_under_several(
+    grown: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "POINTS_OF_A_LEASE", 3)
+    opened = grown.vault._session
+    found = opened.catalog.points()
+    with opened.reading(found):
+        leases = live_leases(opened.store, opened.keys)
+        named = [ref for lease in leases for ref in lease.parents or ()]
+        assert sorted(named) == sorted(point.ref for point in found)
+        assert len(leases) == 3
+        assert {lease.operation for lease in leases} == {"read"}
+    assert not live_leases(opened.store, opened.keys)
+    assert not grown.vault.verify().damage
+
+
+def test_the_points_that_a_lease_may_name_fit_its_record(site: Site) -> None:
+    opened = site.vault._session
+    origin = opened.origin
+    digests = noise(16 * session_module.POINTS_OF_A_LEASE, 5)
+    refs = [
+        (PointRef(origin, 10**9 + number), digests[16 * number : 16 * number + 16])
+        for number in range(session_module.POINTS_OF_A_LEASE)
+    ]
+    with opened.lease("read", "", refs):
+        (lease,) = live_leases(opened.store, opened.keys)
+        assert lease.parents is not None
+        assert len(lease.parents) == len(refs)
 
 
 def test_a_commit_to_the_index_is_bounded_and_its_segment_comes_last(
