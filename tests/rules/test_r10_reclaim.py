@@ -861,7 +861,7 @@ def test_a_segment_that_comes_while_packs_are_listed_stays(site: Site, monkeypat
 
     monkeypatch.setattr(type(session.shelf), "all_packs", listed)
     reclaim(site, 0.0)
-    assert calls == 3
+    assert calls >= 3
     site.lose_index()
     write_at(scene.other, 0, scene.image.read_bytes()[:CHUNK])
     site.take(scene.other)
