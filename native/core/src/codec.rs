@@ -7,7 +7,7 @@ use zstd_safe::{CCtx, CParameter, DCtx, SafeResult};
 use crate::error::{Error, Result};
 use crate::types::{ChunkSize, Codec};
 
-/// The level of every delta: at a chunk's size 9 takes no longer than 3 and stores 3% less (`docs/performance.md`);
+/// The level of every delta: at a chunk's size 9 takes no longer than 3 and stores 3% less (docs/decisions, 0005);
 /// what is above takes ten times as long.
 const DELTA_LEVEL: i32 = 9;
 /// The highest level at which a full block is tried without a first look.
