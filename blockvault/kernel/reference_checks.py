@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CHUNK_SIZE_MIN, CHUNK_SIZE_MAX = 16 << 10, 4 << 20
 OFFSET_END = 1 << 63
 BATCH_BYTES_MAX = 4 << 30
-SCAN_CHUNKS_MAX = 1 << 26
+SCAN_CHUNKS_MAX = 1 << 22
 
 
 def check_array(name: str, array: NDArray[Any], dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -18,7 +18,7 @@ pub const OFFSET_END: u64 = 1 << 63;
 /// little enough that a wrong number is an error and not the end of the process for want of memory.
 const BATCH_BYTES_MAX: usize = 4 << 30;
 /// See `BATCH_BYTES_MAX`.
-pub(crate) const SCAN_CHUNKS_MAX: usize = 1 << 26;
+pub(crate) const SCAN_CHUNKS_MAX: usize = 1 << 22;
 
 /// A chunk's size in bytes: a power of two from 16 KiB to 4 MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
