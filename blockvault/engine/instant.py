@@ -60,7 +60,7 @@ def check_and_mend(
         wanted = np.zeros((count, 32), dtype=np.uint8)
         cell = manifest.cell(index)
         known = _known(cell, restore) if of_the_point else asked
-        unchecked += int(np.count_nonzero(~known))
+        unchecked += int(np.count_nonzero(asked & ~known))
         wanted[known] = ids_of(cell, restore.shelf, only=known)[known]
         actual = np.zeros((count, 32), dtype=np.uint8)
         size = batch_chunks(chunk_size)
