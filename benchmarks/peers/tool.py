@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -46,7 +47,7 @@ def command(
     return Command(argv, input, output, cwd, good)
 
 
-class Tool:
+class Tool(ABC):
     """The base of all: a name, settings with their reason, and the command lines of every step."""
 
     name = ""
@@ -103,9 +104,9 @@ class Tool:
         """Make the repository."""
         return []
 
+    @abstractmethod
     def backup(self, image: str, label: str) -> list[Command]:
         """Take a point of `image`."""
-        raise NotImplementedError
 
     def remember(self, label: str, image: str, output: str) -> None:
         """Learn from a backup's output what the tool calls the point."""
@@ -116,9 +117,9 @@ class Tool:
         """The tool's own name of a point, out of the output of its backup; None where it goes by the label."""
         return None
 
+    @abstractmethod
     def restore(self, label: str, folder: str) -> list[Command]:
         """Bring a point back into an empty folder."""
-        raise NotImplementedError
 
     def restored(self, label: str, folder: str) -> str:
         """Where `restore` puts the disk image."""

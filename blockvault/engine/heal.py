@@ -32,7 +32,7 @@ from blockvault.engine.spare import SpareCopies
 from blockvault.errors import BlockVaultError, CorruptionError
 from blockvault.failpoints import reach
 from blockvault.format.index import prefixes_of
-from blockvault.format.tables import DEPTH_MAX
+from blockvault.format.tables import DEPTH_MAX, PackTable
 from blockvault.ids import PackName
 from blockvault.model import Codec, FillKind, HealedBlock, Point
 from blockvault.monitor import Monitor
@@ -76,7 +76,7 @@ class Healer:
         for pack in sorted(bad):
             for slot, reason in sorted(bad[pack].items()):
                 if reason == orphan:
-                    orphans[self._depth((pack, slot))].append((pack, slot))
+                    orphans[self._depth(pack, slot)].append((pack, slot))
         for pack in sorted(own):
             self._monitor.check()
             if own[pack]:
@@ -97,21 +97,23 @@ class Healer:
 
     # --- where the chunks lie ---
 
-    def _base(self, pack: PackName, slot: int) -> Place | None:
+    def _table_with(self, pack: PackName, slot: int) -> PackTable | None:
+        """The pack's table, if it can be read and has the slot."""
         try:
             table = self._session.shelf.reader(pack).table
         except CorruptionError:
             return None
-        if slot >= table.slot_count or table.codecs[slot] != Codec.DELTA:
+        return table if slot < table.slot_count else None
+
+    def _base(self, pack: PackName, slot: int) -> Place | None:
+        table = self._table_with(pack, slot)
+        if table is None or table.codecs[slot] != Codec.DELTA:
             return None
         return table.base_packs[table.base_pack[slot]], int(table.base_slot[slot])
 
-    def _depth(self, place: Place) -> int:
-        try:
-            table = self._session.shelf.reader(place[0]).table
-        except CorruptionError:
-            return 0
-        return int(table.depths[place[1]]) if place[1] < table.slot_count else 0
+    def _depth(self, pack: PackName, slot: int) -> int:
+        table = self._table_with(pack, slot)
+        return int(table.depths[slot]) if table is not None else 0
 
     def _positions(self, bad: Bad, points: list[Point]) -> dict[Place, list[_Position]]:
         """The chunks of points that have these blocks; those of a delta count for all below it too (the same chunk).

@@ -449,8 +449,9 @@ class Reclaimer:
             reach("reclaim.unmark")
             self._store.delete(name)
         condemned.drop_closed_rounds(self._store)
-        layers, packs = self._there()
-        self._outlines.keep_only(layers, [name for _, names in packs for name in names])
+        if self._spent or self._result.deleted_layers or self._result.rewritten_packs:
+            layers, packs = self._there()
+            self._outlines.keep_only(layers, [name for _, names in packs for name in names])
         if not leases:
             self._result.freed_bytes += self._store.remove_scratch(SCRATCH_SECONDS)
 
