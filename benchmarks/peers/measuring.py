@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from benchmarks.measure import users_environment
 from benchmarks.peers.tool import Command
 
 SAMPLE_SECONDS = 0.02
@@ -55,7 +56,7 @@ def measure(
     try:
         for each in commands:
             left = None if timeout is None else max(0.1, timeout - (time.perf_counter() - began))
-            used, output = _run(each, {**os.environ, **environment}, sampler, left)
+            used, output = _run(each, {**users_environment(), **environment}, sampler, left)
             cpu += used
             outputs.append(output)
         ended = time.perf_counter()

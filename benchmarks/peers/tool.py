@@ -16,6 +16,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
 
+from benchmarks.measure import users_environment
+
 
 class Kind(StrEnum):
     """How a tool takes part."""
@@ -80,7 +82,7 @@ class Tool(ABC):
         try:
             done = subprocess.run(
                 asked.argv,
-                env={**os.environ, **self.environment()},
+                env={**users_environment(), **self.environment()},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
