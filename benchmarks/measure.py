@@ -29,7 +29,7 @@ class Finished:
 def users_environment() -> dict[str, str]:
     """The environment as a user has it: a program that is installed runs from cached bytecode.
 
-    Where that is switched off, as it is in some containers, every process compiles all it imports: 0.3 s of each figure.
+    Where that is switched off, as in some containers, every process compiles what it imports: 0.3 s of each figure.
     """
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
