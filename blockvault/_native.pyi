@@ -87,7 +87,7 @@ def scan(
     digests: _U8 | None,  # (chunk_count, 16) of the parent, None: every data chunk is "changed"
     seed: int,
     threads: int,
-    drop_cache: bool,
+    drop_cache: bool,  # leave no pages in the system's cache that were not there before, as far as it can tell
     cancel: CancelToken | None,
 ) -> ScanBatch: ...
 def identify(
@@ -98,6 +98,7 @@ def identify(
     disk_size: int,
     seed: int,
     id_key: bytes | None,  # 32 bytes; None: no ids
+    drop_cache: bool = False,  # as for scan
     cancel: CancelToken | None,
 ) -> PlainBatch: ...
 def identify_plain(

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 # File times of kernels before 6.13 move in steps of a clock tick: a write within the tick of the last look is
 # only seen if that look waited for the next one.
 _TIME_STEP_NS = 20_000_000
+_RWF_DONTCACHE = 0x80  # Linux 6.14, of the file systems that know it; no constant of it in Python's os
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,7 @@ class ImageSource:
         self.size = size
         self.is_device = is_device
         self.chunk_size = chunk_size
-        # An image larger than half the memory would push everything else out of it and not stay itself.
-        self._drop_cache = self.data_bytes() > _memory_bytes() // 2
+        self._drop_cache = _must_leave_cache(fd, self.data_bytes())
 
     @classmethod
     def open(cls, path: str, chunk_size: int) -> ImageSource:
@@ -190,6 +190,7 @@ class ImageSource:
             disk_size=self.size,
             seed=seed,
             id_key=id_key,
+            drop_cache=self._drop_cache,
             cancel=cancel,
         )
 
@@ -298,5 +299,21 @@ def _open_error(path: str, error: OSError) -> DeviceError:
     )
 
 
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _must_leave_cache(fd: int, data_bytes: int) -> bool:
+    """Whether reading so much would push out of the page cache what others keep there.
+
+    Half of the memory that nobody uses may be filled. What is larger leaves the cache as it was, where the system can
+    (`RWF_DONTCACHE`); where it cannot, only an image is let go of that could not stay in memory itself.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    if data_bytes > page * os.sysconf("SC_PHYS_PAGES") // 2:
+        return True
+    return data_bytes > page * os.sysconf("SC_AVPHYS_PAGES") // 2 and _knows_dont_cache(fd)
+
+
+def _knows_dont_cache(fd: int) -> bool:
+    try:
+        os.preadv(fd, [bytearray(1)], 0, _RWF_DONTCACHE)
+    except OSError:
+        return False
+    return True

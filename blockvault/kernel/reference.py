@@ -136,6 +136,7 @@ def identify(
     disk_size: int,
     seed: int,
     id_key: bytes | None,
+    drop_cache: bool = False,
     cancel: CancelToken | None,
 ) -> PlainBatch:
     """Read the given chunks, each from its own file; digest and id are those of the bytes that were read."""
@@ -154,6 +155,8 @@ def identify(
         length = max(0, min(chunk_size, disk_size - offset))
         plains.append(read_exactly(fd, offset, length).ljust(chunk_size, b"\0"))
         read_bytes += length
+        if drop_cache:
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
     return _identified(plains, chunk_size, seed, id_key, read_bytes)
 
 

@@ -66,6 +66,7 @@ def test_identify(left: Recipe, right: Recipe, seed: int, with_ids: bool, data: 
             "disk_size": disk_size,
             "seed": seed,
             "id_key": ID_KEY if with_ids else None,
+            "drop_cache": data.draw(st.booleans()),
             "cancel": None,
         }
         batches = [kernel.identify(fds, chunks, **options) for kernel in (NATIVE, REFERENCE)]

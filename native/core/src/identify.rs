@@ -8,7 +8,7 @@ use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::hash::{digest, identity};
 use crate::pool::Buffer;
-use crate::source::read_exactly;
+use crate::source::Source;
 use crate::types::{ChunkSize, ChunkState, DIGEST_BYTES, ID_BYTES, Key, OFFSET_END};
 use crate::zero::is_zero;
 
@@ -22,6 +22,8 @@ pub struct Identity {
     pub seed: u64,
     /// The vault's key for ids; none: no ids are computed.
     pub id_key: Option<Key>,
+    /// Leave no pages in the system's cache that were not there before, as far as the system can.
+    pub drop_cache: bool,
 }
 
 /// Reads `chunks[i]` from `sources[i]` for every `i`. What lies beyond `disk_size` reads as zeros.
@@ -49,7 +51,10 @@ pub fn identify(
         let on_disk: usize =
             chunks[row..row + run].iter().map(|chunk| chunk_size.length_on(disk_size, *chunk)).sum();
         if on_disk > 0 {
-            read_exactly(sources[row], &mut bytes[..on_disk], chunks[row] * chunk_size.step())?;
+            let offset = chunks[row] * chunk_size.step();
+            let source = Source::new(sources[row], how.drop_cache);
+            source.read_exactly(&mut bytes[..on_disk], offset)?;
+            source.done_with(offset, on_disk as u64);
         }
         bytes[on_disk..].fill(0);
         read_bytes += on_disk as u64;

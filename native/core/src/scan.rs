@@ -16,7 +16,7 @@ use crate::cancel::Stop;
 use crate::error::{Error, Result};
 use crate::hash::digest;
 use crate::pool::Buffer;
-use crate::source::{drop_cache, next_data, read_exactly};
+use crate::source::{Source, next_data};
 use crate::team::{self, Watch};
 use crate::types::{ChunkSize, ChunkState, DIGEST_BYTES, OFFSET_END, SCAN_CHUNKS_MAX};
 use crate::zero::is_zero;
@@ -45,7 +45,7 @@ pub struct Scan<'a> {
     pub seed: u64,
     /// How many threads, at least 1.
     pub threads: usize,
-    /// Leave no pages of the image in the system's cache.
+    /// Leave no pages in the system's cache that were not there before, as far as the system can.
     pub drop_cache: bool,
 }
 
@@ -57,12 +57,13 @@ pub fn scan(what: &Scan<'_>, stop: &Stop<'_>) -> Result<ScanBatch> {
     let mut digests = vec![0; what.chunk_count * DIGEST_BYTES];
     let pieces = Mutex::new(Pieces::new(what, &mut states, &mut digests));
     let read_bytes = AtomicU64::new(0);
+    let source = Source::new(what.fd, what.drop_cache);
     // Threads are worth starting only for as many pieces as there can be.
     let piece_count = (what.chunk_count as u64 * what.chunk_size.step()).div_ceil(PIECE_BYTES);
     let has_data = next_data(what.fd, what.start(), what.end())?.is_some();
     if has_data {
         let threads = what.threads.min(THREADS_MAX).min(piece_count as usize);
-        team::run(threads, stop, |watch| scan_pieces(what, &pieces, &read_bytes, watch))?;
+        team::run(threads, stop, |watch| scan_pieces(what, &source, &pieces, &read_bytes, watch))?;
     }
     Ok(ScanBatch { states, digests, read_bytes: read_bytes.into_inner() })
 }
@@ -159,6 +160,7 @@ impl<'a> Piece<'a> {
 /// What each thread does.
 fn scan_pieces(
     what: &Scan<'_>,
+    source: &Source<'_>,
     pieces: &Mutex<Pieces<'_>>,
     read_bytes: &AtomicU64,
     watch: &Watch<'_>,
@@ -174,15 +176,13 @@ fn scan_pieces(
             return Ok(());
         };
         let (start, end) = (piece.offset, (piece.offset + PIECE_BYTES).min(what.end()));
-        read_bytes.fetch_add(scan_piece(what, &mut piece, &mut buffer)?, Ordering::Relaxed);
-        if what.drop_cache {
-            drop_cache(what.fd, start, end - start);
-        }
+        read_bytes.fetch_add(scan_piece(what, source, &mut piece, &mut buffer)?, Ordering::Relaxed);
+        source.done_with(start, end - start);
     }
 }
 
 /// Reads a piece from its front, in steps that grow while they find data; answers the bytes of data and zeros.
-fn scan_piece(what: &Scan<'_>, piece: &mut Piece<'_>, buffer: &mut [u8]) -> Result<u64> {
+fn scan_piece(what: &Scan<'_>, source: &Source<'_>, piece: &mut Piece<'_>, buffer: &mut [u8]) -> Result<u64> {
     let size = what.chunk_size.bytes();
     let count = piece.states.len();
     let end = (piece.offset + count as u64 * size as u64).min(what.disk_size);
@@ -196,7 +196,7 @@ fn scan_piece(what: &Scan<'_>, piece: &mut Piece<'_>, buffer: &mut [u8]) -> Resu
         let offset = piece.offset + (row * size) as u64;
         let bytes = &mut buffer[..rows * size];
         let on_disk = (end - offset).min(bytes.len() as u64) as usize;
-        read_exactly(what.fd, &mut bytes[..on_disk], offset)?;
+        source.read_exactly(&mut bytes[..on_disk], offset)?;
         bytes[on_disk..].fill(0);
         step = (2 * step).min(buffer.len() / size);
         for chunk in buffer[..rows * size].chunks_exact(size) {

@@ -68,7 +68,7 @@ fn data_chunks(found: &ScanBatch) -> Vec<u64> {
 }
 
 fn naming() -> Identity {
-    Identity { seed: SEED, id_key: Some(ID_KEY) }
+    Identity { seed: SEED, id_key: Some(ID_KEY), drop_cache: false }
 }
 
 fn full_blocks(plain: &PlainBatch, level: i32) -> BlockBatch {

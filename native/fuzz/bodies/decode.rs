@@ -27,7 +27,7 @@ static KNOWN: LazyLock<PlainBatch> = LazyLock::new(|| {
     plain.extend((0..SIZE as u32).map(|i| (i * i / 7) as u8));
     plain.extend_from_within(2 * SIZE..);
     plain[3 * SIZE + 5000..3 * SIZE + 5100].fill(9);
-    let how = Identity { seed: 0, id_key: Some(ID_KEY) };
+    let how = Identity { seed: 0, id_key: Some(ID_KEY), drop_cache: false };
     identify_plain(&plain, ChunkSize::new(SIZE as u64).unwrap(), &how).unwrap()
 });
 

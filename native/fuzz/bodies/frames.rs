@@ -20,7 +20,7 @@ static BASES: LazyLock<Vec<PlainBatch>> = LazyLock::new(|| {
         .map(|size| {
             let mut plain = b"some text ".repeat(size / 20 + 1)[..size / 2].to_vec();
             plain.extend((0..(size / 2) as u32).map(|i| (i.wrapping_mul(i) / 7) as u8));
-            let how = Identity { seed: 0, id_key: None };
+            let how = Identity { seed: 0, id_key: None, drop_cache: false };
             identify_plain(&plain, ChunkSize::new(*size as u64).unwrap(), &how).unwrap()
         })
         .collect()

@@ -16,7 +16,7 @@ static KNOWN: LazyLock<PlainBatch> = LazyLock::new(|| {
     let mut plain = b"some text ".repeat(SIZE as usize / 5)[..SIZE as usize].to_vec();
     plain.resize(2 * SIZE as usize, 0);
     plain.extend((0..SIZE as u32).map(|i| (i * i / 7) as u8));
-    let how = Identity { seed: 0, id_key: Some(KEY) };
+    let how = Identity { seed: 0, id_key: Some(KEY), drop_cache: false };
     identify_plain(&plain, ChunkSize::new(SIZE).unwrap(), &how).unwrap()
 });
 
@@ -98,7 +98,7 @@ pub fn run(data: &[u8]) {
         }
         1 => {
             let chunks = input.some();
-            let how = Identity { seed: 0, id_key: Some(KEY) };
+            let how = Identity { seed: 0, id_key: Some(KEY), drop_cache: false };
             let sources = vec![file.as_fd(); chunks.len()];
             if let Ok(found) = identify(&sources, &chunks, chunk_size, disk_size, &how, &stop) {
                 assert_eq!(found.len(), chunks.len());

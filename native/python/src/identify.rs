@@ -10,7 +10,7 @@ use crate::convert::{
 
 /// Read the given chunks, each from its own file; digest and id are those of the bytes that were read.
 #[pyfunction]
-#[pyo3(signature = (fds, chunks, *, chunk_size, disk_size, seed, id_key, cancel))]
+#[pyo3(signature = (fds, chunks, *, chunk_size, disk_size, seed, id_key, drop_cache=false, cancel))]
 #[allow(clippy::too_many_arguments)] // the arguments are the interface
 pub(crate) fn identify(
     py: Python<'_>,
@@ -20,6 +20,7 @@ pub(crate) fn identify(
     disk_size: &Bound<'_, PyAny>,
     seed: &Bound<'_, PyAny>,
     id_key: &Bound<'_, PyAny>,
+    drop_cache: bool,
     cancel: Option<&Bound<'_, CancelToken>>,
 ) -> PyResult<PlainBatch> {
     let fds = column::<i32>("fds", fds)?;
@@ -28,7 +29,7 @@ pub(crate) fn identify(
     let chunks = slice(&chunks)?;
     let chunk_size = checked_chunk_size(chunk_size)?;
     let disk_size = number("disk_size", disk_size)?;
-    let how = Identity { seed: number("seed", seed)?, id_key: optional_key("id_key", id_key)? };
+    let how = Identity { seed: number("seed", seed)?, id_key: optional_key("id_key", id_key)?, drop_cache };
     let batch = released(py, cancel, |stop| {
         blockvault_core::identify(&sources, chunks, chunk_size, disk_size, &how, stop)
     })?;
@@ -48,7 +49,8 @@ pub(crate) fn identify_plain(
     let plain = buffer("plain", plain)?;
     let plain = plain.as_ref().map_or(Ok(&[][..]), slice)?;
     let chunk_size = checked_chunk_size(chunk_size)?;
-    let how = Identity { seed: number("seed", seed)?, id_key: optional_key("id_key", id_key)? };
+    let how =
+        Identity { seed: number("seed", seed)?, id_key: optional_key("id_key", id_key)?, drop_cache: false };
     let batch = released(py, None, |_| blockvault_core::identify_plain(plain, chunk_size, &how))?;
     Ok(PlainBatch::new(batch))
 }
