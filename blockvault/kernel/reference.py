@@ -155,7 +155,7 @@ def identify(
         length = max(0, min(chunk_size, disk_size - offset))
         plains.append(read_exactly(fd, offset, length).ljust(chunk_size, b"\0"))
         read_bytes += length
-        if drop_cache:
+        if drop_cache and length:
             os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
     return _identified(plains, chunk_size, seed, id_key, read_bytes)
 
