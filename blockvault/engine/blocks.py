@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from blockvault import kernel
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
+from blockvault.format.tables import PackTable
 from blockvault.ids import PackName
 from blockvault.model import Codec, VaultKeys
 from blockvault.store.packs import PackReader, PackShelf, pack_folder
@@ -56,9 +57,9 @@ def fetch(
     *,
     under: NDArray[np.uint8] | None = None,
 ) -> Fetched:
-    """Fetch n blocks: in one call of the kernel, and one for their bases, as long as their packs can all be open.
+    """Fetch n blocks and what they rest on in one call of the kernel, as long as all their packs can be open.
 
-    Where the process may have fewer files open, it takes as many packs at a time as it may.
+    Where the process may have fewer files open, it takes half of the blocks at a time, and half of these.
 
     Args:
         shelf: where packs are found.
@@ -70,32 +71,14 @@ def fetch(
         under: (n,) the depths that these blocks must stay under, as bases of deltas; None: any depth will do. So a
             chain of deltas ends after as many steps as its first table says, also where bases go round in a circle.
     """
-    parts: list[tuple[NDArray[np.int64], Fetched]] = []
-    left = np.unique(pack_index).tolist()
-    while True:
-        opened = _open_some(shelf, packs, left)
-        left = left[len(opened) :]
-        if not left and not parts:
-            return _fetch_opened(shelf, keys, opened, pack_index, slots, chunk_size, under)
-        rows = np.flatnonzero(np.isin(pack_index, list(opened)))
-        below = None if under is None else under[rows]
-        parts.append((rows, _fetch_opened(shelf, keys, opened, pack_index[rows], slots[rows], chunk_size, below)))
-        if not left:
-            return _joined(parts, len(slots), chunk_size)
-
-
-def _open_some(shelf: PackShelf, packs: list[PackName], wanted: list[int]) -> dict[int, PackReader | None]:
-    """The first of the wanted packs that may be open at once, at least one; None for one that cannot be read."""
-    opened: dict[int, PackReader | None] = {}
-    for index in wanted:
-        try:
-            reader = shelf.spare_reader(packs[index]) if opened else shelf.reader(packs[index])
-            if reader is None:
-                break
-            opened[index] = reader
-        except CorruptionError:
-            opened[index] = None
-    return opened
+    gathered = _gather(shelf, packs, pack_index, slots, chunk_size, under)
+    if gathered is not None:
+        return _decode(gathered, keys, chunk_size)
+    parts = []
+    for rows in np.array_split(np.argsort(pack_index, kind="stable"), 2):
+        part = None if under is None else under[rows]
+        parts.append((rows, fetch(shelf, keys, packs, pack_index[rows], slots[rows], chunk_size, under=part)))
+    return _joined(parts, len(slots), chunk_size)
 
 
 def _joined(parts: list[tuple[NDArray[np.int64], Fetched]], count: int, chunk_size: int) -> Fetched:
@@ -109,90 +92,112 @@ def _joined(parts: list[tuple[NDArray[np.int64], Fetched]], count: int, chunk_si
     return Fetched(kernel.identify_plain(memoryview(plain), chunk_size=chunk_size, seed=0, id_key=None), status)
 
 
-def _fetch_opened(
+class _Level:
+    """Blocks as the kernel asks for them: those wanted, or the bases of the level before."""
+
+    def __init__(self, slots: NDArray[np.integer]) -> None:
+        count = len(slots)
+        self.slots = np.ascontiguousarray(slots, dtype=np.uint32)
+        self.packs = np.zeros(count, dtype=np.uint32)
+        self.offsets = np.zeros(count, dtype=np.uint64)
+        self.lengths = np.zeros(count, dtype=np.uint32)
+        # What is lost goes through the kernel as an empty raw block, which none is, so that rows stay in step.
+        self.codecs = np.full(count, Codec.RAW, dtype=np.uint8)
+        self.ids = np.zeros((count, 32), dtype=np.uint8)
+        self.base_rows = np.full(count, -1, dtype=np.int32)
+        self.lost = np.ones(count, dtype=np.bool_)
+
+    def fill(self, at: NDArray[np.int64], pack: int, table: PackTable, under: NDArray[np.uint8] | None) -> None:
+        """What the table of a pack says of the rows `at`."""
+        here = self.slots[at].astype(np.int64)
+        known = here < table.slot_count
+        at, here = at[known], here[known]
+        usable = table.codecs[here] != Codec.EMPTY
+        if under is not None:
+            usable &= table.depths[here] < under[at]
+        at, here = at[usable], here[usable]
+        self.packs[at] = pack
+        self.offsets[at], self.lengths[at] = table.offsets[here], table.lengths[here]
+        self.codecs[at], self.ids[at] = table.codecs[here], table.ids[here]
+        self.lost[at] = False
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Blocks and all that they rest on, level by level, and the packs in which they lie."""
+
+    readers: list[PackReader]
+    levels: list[_Level]
+
+
+def _gather(
     shelf: PackShelf,
-    keys: VaultKeys,
-    opened: dict[int, PackReader | None],
+    packs: list[PackName],
     pack_index: NDArray[np.integer],
     slots: NDArray[np.integer],
     chunk_size: int,
     under: NDArray[np.uint8] | None,
-) -> Fetched:
-    count = len(slots)
-    offsets = np.zeros(count, dtype=np.uint64)
-    lengths = np.zeros(count, dtype=np.uint32)
-    codecs = np.zeros(count, dtype=np.uint8)
-    ids = np.zeros((count, 32), dtype=np.uint8)
-    rows = np.zeros(count, dtype=np.uint32)
-    lost = np.zeros(count, dtype=np.bool_)
-    orphaned = np.zeros(count, dtype=np.bool_)
+) -> _Gathered | None:
+    """None where not all packs may be open at once; a single block is waited for."""
+    alone = len(slots) <= 1
     readers: list[PackReader] = []
-    bases: dict[tuple[PackName, int, int], int] = {}
-    base_rows = np.full(count, -1, dtype=np.int32)
-    for index, reader in opened.items():
-        at = np.flatnonzero(pack_index == index)
-        if reader is None:
-            lost[at] = True
-            continue
-        table = reader.table
-        here = slots[at].astype(np.int64)
-        good = here < table.slot_count
-        if table.chunk_size != chunk_size:
-            good[:] = False
-        lost[at[~good]] = True
-        at, here = at[good], here[good]
-        unusable = table.codecs[here] == Codec.EMPTY
-        if under is not None:
-            unusable |= table.depths[here] >= under[at]
-        lost[at[unusable]] = True
-        at, here = at[~unusable], here[~unusable]
-        offsets[at], lengths[at] = table.offsets[here], table.lengths[here]
-        codecs[at], ids[at] = table.codecs[here], table.ids[here]
-        rows[at] = len(readers)
-        readers.append(reader)
-        for row, slot in zip(
-            at[codecs[at] == Codec.DELTA].tolist(), here[codecs[at] == Codec.DELTA].tolist(), strict=True
-        ):
-            # Deltas of one base share it only where they say the same of its depth: one that lies spoils no other.
-            place = (table.base_packs[table.base_pack[slot]], int(table.base_slot[slot]), int(table.depths[slot]))
-            base_rows[row] = bases.setdefault(place, len(bases))
-    fetched_bases: kernel.PlainBatch | None = None
-    if bases:
-        names = list(dict.fromkeys(pack for pack, _, _ in bases))
-        position = {pack: i for i, pack in enumerate(names)}
-        below = fetch(
-            shelf,
-            keys,
-            names,
-            np.array([position[pack] for pack, _, _ in bases], dtype=np.int64),
-            np.array([slot for _, slot, _ in bases], dtype=np.int64),
-            chunk_size,
-            under=np.array([depth for _, _, depth in bases], dtype=np.uint8),
-        )
-        fetched_bases = below.plain
-        orphaned |= (base_rows >= 0) & (below.status[np.maximum(base_rows, 0)] != STATUS_GOOD)
+    opened: dict[PackName, int | None] = {}  # its number among the readers; None: it cannot be read
+    levels: list[_Level] = []
+    rows = 0
+    while len(slots) or not levels:
+        level = _Level(slots)
+        levels.append(level)
+        rows += len(slots)
+        bases: dict[tuple[PackName, int, int], int] = {}
+        for index in np.unique(pack_index).tolist():
+            name = packs[index]
+            if name not in opened:
+                try:
+                    reader = shelf.reader(name) if alone or not readers else shelf.spare_reader(name)
+                except CorruptionError:
+                    opened[name] = None
+                    continue
+                if reader is None:
+                    return None
+                opened[name] = len(readers)
+                readers.append(reader)
+            number = opened[name]
+            if number is None or readers[number].table.chunk_size != chunk_size:
+                continue
+            table = readers[number].table
+            at = np.flatnonzero(pack_index == index)
+            level.fill(at, number, table, under)
+            for row in at[level.codecs[at] == Codec.DELTA].tolist():
+                # Deltas of one base share it only where they say the same of its depth: one that lies spoils no other.
+                slot = int(level.slots[row])
+                base = (table.base_packs[table.base_pack[slot]], int(table.base_slot[slot]), int(table.depths[slot]))
+                level.base_rows[row] = rows + bases.setdefault(base, len(bases))
+        packs = list(dict.fromkeys(pack for pack, _, _ in bases))
+        position = {pack: i for i, pack in enumerate(packs)}
+        pack_index = np.array([position[pack] for pack, _, _ in bases], dtype=np.int64)
+        slots = np.array([slot for _, slot, _ in bases], dtype=np.int64)
+        under = np.array([depth for _, _, depth in bases], dtype=np.uint8)
+    return _Gathered(readers, levels)
+
+
+def _decode(gathered: _Gathered, keys: VaultKeys, chunk_size: int) -> Fetched:
+    levels = gathered.levels
     reach("blocks.read")
-    # Rows that have no block go through the core as empty raw blocks, so that rows stay in step; their status is
-    # set afterwards.
-    out = lost | orphaned
-    codecs[out], lengths[out], offsets[out], rows[out], base_rows[out] = Codec.RAW, 0, 0, 0, -1
-    handles = [reader.handle for reader in readers] or [(0, None, b"")]
     plain, status = kernel.decode(
-        handles,
-        rows,
-        np.ascontiguousarray(slots, dtype=np.uint32),
-        offsets,
-        lengths,
-        codecs,
-        ids,
-        bases=fetched_bases,
-        base_rows=base_rows if fetched_bases is not None else None,
+        [reader.handle for reader in gathered.readers] or [(0, None, b"")],
+        np.concatenate([level.packs for level in levels]),
+        np.concatenate([level.slots for level in levels]),
+        np.concatenate([level.offsets for level in levels]),
+        np.concatenate([level.lengths for level in levels]),
+        np.concatenate([level.codecs for level in levels]),
+        np.concatenate([level.ids for level in levels]),
+        base_rows=np.concatenate([level.base_rows for level in levels]),
+        wanted=len(levels[0].slots),
         chunk_size=chunk_size,
         id_key=keys.id_key,
         threads=1,
         cancel=None,
     )
     status = np.array(status, dtype=np.uint8)
-    status[lost] = STATUS_UNREADABLE
-    status[orphaned] = STATUS_NO_BASE
+    status[levels[0].lost] = STATUS_UNREADABLE
     return Fetched(plain, status)

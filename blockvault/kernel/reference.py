@@ -68,6 +68,7 @@ RAW, ZSTD, DELTA = range(3)
 GOOD, UNREADABLE, UNDECODABLE, OTHER_IDENTITY, BASE_MISSING = range(5)
 
 DIGEST_BYTES, ID_BYTES, KEY_BYTES, TAG_BYTES = 16, 32, 32, 16
+DEPTH_MAX = 8  # how many blocks a delta may rest on
 DELTA_LEVEL, BLIND_LEVEL = 9, 3  # of deltas; the highest at which a full block is tried without a first look
 
 
@@ -318,8 +319,8 @@ def decode(
     codecs: U8,
     ids: U8,
     *,
-    bases: PlainBatch | None,
     base_rows: I32 | None,
+    wanted: int,
     chunk_size: int,
     id_key: bytes,
     threads: int,
@@ -346,30 +347,41 @@ def decode(
     ):
         check_array(name, array, dtype, (count,))
     check_array("ids", ids, np.uint8, (count, ID_BYTES))
-    base_chunks = _base_chunks(bases, base_rows, count, chunk_size)
+    require(0 <= wanted <= count, f"wanted must be at most {count}")
+    below = [-1] * count
+    if base_rows is not None:
+        below = check_array("base_rows", base_rows, np.int32, (count,)).tolist()
+        require(all(-1 <= row < count for row in below), f"base_rows must be -1 or under {count}")
 
-    plains, found, status = [], [], np.zeros(count, np.uint8)
     read_bytes = 0
-    for row in range(count):
-        check_cancel(cancel)
+
+    def one(row: int, depth_left: int) -> tuple[int, bytes | None]:
+        """Status and chunk of a row, what it rests on first."""
+        nonlocal read_bytes
         fd, key, associated = packs[pack_of[row]]
-        sealed = None
-        status[row] = UNDECODABLE
-        if int(lengths[row]) <= chunk_size + (0 if key is None else TAG_BYTES):  # a block is never longer
-            sealed = read_or_none(fd, int(offsets[row]), int(lengths[row]))
-            status[row] = UNREADABLE if sealed is None else GOOD
-        chunk = None
-        if sealed is not None:
-            read_bytes += len(sealed)
-            block = sealed if key is None else _open(sealed, key, associated, int(slots[row]))
-            status[row], chunk = _decode_block(block, int(codecs[row]), base_chunks[row], chunk_size)
-        actual = bytes(ID_BYTES)
-        if chunk is not None:
-            actual = blake3(chunk, key=id_key).digest()
-            if actual != ids[row].tobytes():
-                status[row], chunk = OTHER_IDENTITY, None
+        if int(lengths[row]) > chunk_size + (0 if key is None else TAG_BYTES):  # a block is never longer
+            return UNDECODABLE, None
+        sealed = read_or_none(fd, int(offsets[row]), int(lengths[row]))
+        if sealed is None:
+            return UNREADABLE, None
+        read_bytes += len(sealed)
+        base = None
+        if int(codecs[row]) == DELTA and below[row] >= 0 and depth_left:
+            base = one(below[row], depth_left - 1)[1]
+        if int(codecs[row]) == DELTA and base is None:
+            return BASE_MISSING, None
+        block = sealed if key is None else _open(sealed, key, associated, int(slots[row]))
+        result, chunk = _decode_block(block, int(codecs[row]), base, chunk_size)
+        if chunk is not None and blake3(chunk, key=id_key).digest() != ids[row].tobytes():
+            return OTHER_IDENTITY, None
+        return result, chunk
+
+    plains, found, status = [], [], np.zeros(wanted, np.uint8)
+    for row in range(wanted):
+        check_cancel(cancel)
+        status[row], chunk = one(row, DEPTH_MAX)
         plains.append(bytes(chunk_size) if chunk is None else chunk)
-        found.append(actual)
+        found.append(bytes(ID_BYTES) if chunk is None else ids[row].tobytes())
     batch = PlainBatch(chunk_size, plains, _columns([], DIGEST_BYTES), _columns(found, ID_BYTES), read_bytes)
     return batch, frozen(status)
 

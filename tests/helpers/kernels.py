@@ -6,6 +6,7 @@ import os
 import random
 import tempfile
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -181,8 +182,31 @@ class Pack:
         self.codecs = self.blocks.codecs
         self.slots = np.arange(self.first_slot, self.first_slot + len(self.codecs), dtype=np.uint32)
 
-    def decode(self, kernel: Any, **changes: Any) -> tuple[Any, list[int]]:
-        """Decode the blocks, with some of the arguments replaced; `None` bases unless given."""
+    def decode(
+        self, kernel: Any, *, bases: list[bytes] | None = None, base_rows: Any = None, **changes: Any
+    ) -> tuple[Any, list[int]]:
+        """Decode the blocks, with some of the arguments replaced.
+
+        With `bases` these lie in a second pack, as raw blocks, and `base_rows` counts in them.
+        """
+        if bases is not None:
+            with raw_pack(bases, self.chunk_size) as below:
+                return self._decode_on(below, kernel, base_rows, changes)
+        return self._decode(kernel, {"base_rows": base_rows, **changes})
+
+    def _decode_on(self, below: Pack, kernel: Any, base_rows: Any, changes: dict[str, Any]) -> tuple[Any, list[int]]:
+        count = len(self.codecs)
+        columns: dict[str, Any] = {
+            name: np.concatenate([changes.get(name, getattr(self, name)), getattr(below, name)])
+            for name in ("slots", "offsets", "lengths", "codecs", "ids")
+        }
+        columns["pack_rows"] = np.repeat(np.array([0, 1], np.uint32), [count, len(below.codecs)])
+        columns["packs"] = [(pack.file.fileno(), pack.key, pack.associated) for pack in (self, below)]
+        on = np.where(base_rows < 0, -1, base_rows + count)
+        columns["base_rows"] = np.concatenate([on, np.full(len(below.codecs), -1)]).astype(np.int32)
+        return self._decode(kernel, {**changes, **columns})
+
+    def _decode(self, kernel: Any, changes: dict[str, Any]) -> tuple[Any, list[int]]:
         count = len(self.codecs)
         arguments = {
             "packs": [(self.file.fileno(), self.key, self.associated)],
@@ -192,8 +216,8 @@ class Pack:
             "lengths": self.lengths,
             "codecs": self.codecs,
             "ids": self.ids,
-            "bases": None,
             "base_rows": None,
+            "wanted": count,
             "chunk_size": self.chunk_size,
             "id_key": ID_KEY,
             "threads": 2,
@@ -207,6 +231,17 @@ class Pack:
 
     def __exit__(self, *_error: object) -> None:
         self.file.close()
+
+
+def raw_pack(chunks: list[bytes], chunk_size: int) -> Pack:
+    """A pack of chunks as they are."""
+    blocks = SimpleNamespace(
+        payload=b"".join(chunks),
+        offsets=np.arange(len(chunks) + 1, dtype=np.uint64) * np.uint64(chunk_size),
+        codecs=np.zeros(len(chunks), np.uint8),
+    )
+    ids = NATIVE.identify_plain(blocks.payload, chunk_size=chunk_size, seed=0, id_key=ID_KEY).ids
+    return Pack(chunk_size, blocks, ids)
 
 
 def edited(chunk: bytes, seed: int) -> bytes:

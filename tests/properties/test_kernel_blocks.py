@@ -91,18 +91,57 @@ def test_delta_blocks_cross(
             # An edited page in a chunk that does not compress is always worth a delta.
             assert base_rows[row] < 0 or full_lengths[row] < 2 * size // 3
     with packed(writer, batch, blocks, key) as pack:
-        bases = plain(reader, chunks, size)
-        decoded, status = pack.decode(reader, bases=bases, base_rows=base_rows)
+        decoded, status = pack.decode(reader, bases=chunks, base_rows=base_rows)
         assert status == [0] * len(chunks)
         assert chunks_of(decoded) == later
         # Without its base a delta says so; with another base it is not taken for good.
         _, missing = pack.decode(reader)
         assert missing == [4 if codec == DELTA else 0 for codec in blocks.codecs]
-        others = plain(reader, [noise(size, 100 + row) for row in range(len(chunks))], size)
+        others = [noise(size, 100 + row) for row in range(len(chunks))]
         decoded, wrong = pack.decode(reader, bases=others, base_rows=base_rows)
         for row, status in enumerate(wrong):
             assert status == 0 or decoded.chunk(row) == bytes(size)
             assert status != 0 or decoded.chunk(row) == later[row]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 9), sides, keys, st.data())
+def test_chains_of_deltas(depth: int, kernels: tuple[Any, Any], key: bytes | None, data: st.DataObject) -> None:
+    """Versions of a chunk, each a delta of the one before, in any order in the pack; one of them may be damaged."""
+    writer, reader = kernels
+    size = 16 << 10
+    versions = [noise(size, 5)]
+    for number in range(depth):
+        versions.append(edited(versions[-1], number))
+    order = data.draw(st.permutations(range(depth + 1)))  # row -> version
+    wanted = data.draw(st.integers(0, depth + 1))
+    row_of = {version: row for row, version in enumerate(order)}
+    before = np.array([version - 1 for version in order], np.int32)
+    batch = plain(writer, [versions[version] for version in order], size)
+    blocks = encode(writer, batch, bases=plain(writer, versions, size), base_rows=before)
+    assert [codec == DELTA for codec in blocks.codecs] == [version > 0 for version in order]
+    base_rows = np.array([row_of.get(version - 1, -1) for version in order], np.int32)
+    hurt = data.draw(st.one_of(st.none(), st.sampled_from(range(depth + 1))))
+    with packed(writer, batch, blocks, key) as pack:
+        ids = pack.ids.copy()
+        if hurt is not None:
+            ids[row_of[hurt], data.draw(st.integers(0, 31))] ^= 1
+        decoded, status = pack.decode(reader, base_rows=base_rows, ids=ids, wanted=wanted)
+        assert len(decoded) == len(status) == wanted
+        for row, version in enumerate(order[:wanted]):
+            if hurt == version and version <= 8:
+                expected = 3
+            else:  # what rests on more than 8 others, or on the damaged one, has no base
+                expected = 4 if version > 8 or (hurt is not None and hurt < version) else 0
+            assert status[row] == expected
+            assert decoded.chunk(row) == (bytes(size) if expected else versions[version])
+        if hurt is None and depth and wanted:
+            base_rows[row_of[0]] = row_of[depth]  # a base that is named but not needed
+            assert pack.decode(reader, base_rows=base_rows, ids=ids, wanted=wanted)[1] == status
+            codecs = pack.codecs.copy()
+            codecs[row_of[0]] = DELTA  # a circle
+            circle = pack.decode(reader, base_rows=base_rows, ids=ids, wanted=wanted, codecs=codecs)[1]
+            assert circle == [4] * wanted
 
 
 @settings(max_examples=150, deadline=None)
@@ -155,8 +194,7 @@ def test_no_damage_is_taken_for_good(drawn: Chunks, writer: Any, key: bytes | No
             slots[row] += 1
             changes["slots"] = slots
         for kernel in KERNELS:
-            bases = plain(kernel, chunks, size)
-            decoded, status = pack.decode(kernel, bases=bases, base_rows=base_rows, **changes)
+            decoded, status = pack.decode(kernel, bases=chunks, base_rows=base_rows, **changes)
             for other in range(len(chunks)):
                 if status[other] == 0:
                     assert decoded.chunk(other) == later[other]

@@ -90,29 +90,24 @@ def read_whole(site: Site, thing: Thing) -> object:
         try:
             table = reader.table
             count = table.slot_count
-            bases = None
-            if table.base_packs:
-                names = [session.shelf.reader(pack) for pack in table.base_packs]
-                held = [
-                    (names[index].handle, names[index].table, int(slot))
-                    for index, slot in zip(table.base_pack, table.base_slot, strict=True)
-                    if index < len(names)
-                ]
-                bases, _ = kernel.decode(
-                    [handle for handle, _, _ in held],
-                    np.arange(len(held), dtype=np.uint32),
-                    np.array([slot for _, _, slot in held], np.uint32),
-                    np.array([t.offsets[slot] for _, t, slot in held], np.uint64),
-                    np.array([t.lengths[slot] for _, t, slot in held], np.uint32),
-                    np.array([t.codecs[slot] for _, t, slot in held], np.uint8),
-                    np.array([t.ids[slot] for _, t, slot in held], np.uint8),
-                    bases=None, base_rows=None, chunk_size=CHUNK, id_key=session.keys.id_key, threads=1, cancel=None,
-                )  # fmt: skip
+            # The bases follow the blocks, one for each delta.
+            names = [session.shelf.reader(pack) for pack in table.base_packs]
+            held = [
+                (index, names[index].table, int(slot))
+                for index, slot in zip(table.base_pack, table.base_slot, strict=True)
+                if index < len(names)
+            ]
             deltas = table.codecs == 2
-            base_rows = np.where(deltas, np.cumsum(deltas) - 1, -1).astype(np.int32)
+            base_rows = np.where(deltas, count + np.cumsum(deltas) - 1, -1)
             plain, status = kernel.decode(
-                [reader.handle], np.zeros(count, np.uint32), np.arange(count, dtype=np.uint32), table.offsets[:count],
-                table.lengths, table.codecs, table.ids, bases=bases, base_rows=base_rows if bases else None,
+                [reader.handle, *(name.handle for name in names)],
+                np.array([0] * count + [1 + index for index, _, _ in held], np.uint32),
+                np.array([*range(count), *(slot for _, _, slot in held)], np.uint32),
+                np.array([*table.offsets[:count], *(t.offsets[slot] for _, t, slot in held)], np.uint64),
+                np.array([*table.lengths, *(t.lengths[slot] for _, t, slot in held)], np.uint32),
+                np.array([*table.codecs, *(t.codecs[slot] for _, t, slot in held)], np.uint8),
+                np.array([*table.ids, *(t.ids[slot] for _, t, slot in held)], np.uint8),
+                base_rows=np.concatenate([base_rows, np.full(len(held), -1)]).astype(np.int32), wanted=count,
                 chunk_size=CHUNK, id_key=session.keys.id_key, threads=1, cancel=None,
             )  # fmt: skip
             if np.asarray(status).any():

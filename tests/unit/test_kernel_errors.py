@@ -276,7 +276,11 @@ BAD_DECODES: dict[str, dict[str, Any]] = {
     "key too long": {"packs": [(0, bytes(33), b"")]},
     "id key too long": {"id_key": bytes(33)},
     "no threads": {"threads": 0},
-    "base without bases": {"base_rows": np.zeros(1, np.int32)},
+    "base that is not there": {"base_rows": np.ones(1, np.int32)},
+    "base below none": {"base_rows": np.full(1, -2, np.int32)},
+    "too few bases": {"base_rows": np.zeros(0, np.int32)},
+    "more wanted than there are": {"wanted": 2},
+    "less than nothing wanted": {"wanted": -1},
     "chunk size": {"chunk_size": 1},
 }
 

@@ -3,22 +3,26 @@
 //! Nothing a pack holds is trusted: a stored length is compared with what a block can be before memory is given, a
 //! frame is decoded in place, and bytes that are not what they must be never leave here: such a chunk reads as zeros
 //! and has a status that says why.
+//!
+//! A delta is decoded with all that it rests on at once, from the full block upwards: each version is the prefix of the
+//! next while the processor's cache still has it, and none of them but the last goes to memory.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::batch::{PlainBatch, bases_of, check_length};
+use crate::batch::{PlainBatch, check_length};
 use crate::cancel::Stop;
 use crate::cipher::Cipher;
 use crate::codec::Decoder;
-use crate::encode::Bases;
 use crate::error::{Error, Result};
 use crate::hash::identity;
 use crate::pool::Buffer;
 use crate::source::read_exactly;
 use crate::team::{self, Watch};
-use crate::types::{BlockStatus, ChunkSize, ChunkState, Codec, ID_BYTES, Key, OFFSET_END, TAG_BYTES};
+use crate::types::{
+    BlockStatus, ChunkSize, ChunkState, Codec, DEPTH_MAX, ID_BYTES, Key, OFFSET_END, TAG_BYTES,
+};
 use crate::zero::is_zero;
 
 /// Blocks that lie one after the other are read together up to so many bytes.
@@ -54,8 +58,10 @@ pub struct Blocks<'a> {
     pub codecs: &'a [u8],
     /// 32 bytes each: what the block must be.
     pub ids: &'a [u8],
-    /// The bases of the deltas.
-    pub bases: Bases<'a>,
+    /// The row of each delta's base, -1 for none.
+    pub base_rows: Option<&'a [i32]>,
+    /// How many rows, from the first on, are asked for; the others are only bases.
+    pub wanted: usize,
     /// The size of every chunk.
     pub chunk_size: ChunkSize,
     /// The vault's key for ids.
@@ -64,12 +70,11 @@ pub struct Blocks<'a> {
     pub threads: usize,
 }
 
-/// Decodes blocks; answers the chunks and the status of each.
+/// Decodes blocks; answers the chunks that are asked for and the status of each.
 pub fn decode(what: &Blocks<'_>, stop: &Stop<'_>) -> Result<(PlainBatch, Vec<u8>)> {
-    let count = what.pack_rows.len();
+    let count = what.wanted;
     what.check()?;
     stop.check()?;
-    let bases = bases_of(what.bases.plain, what.bases.rows, count, what.chunk_size)?;
     let ciphers = what
         .packs
         .iter()
@@ -84,9 +89,8 @@ pub fn decode(what: &Blocks<'_>, stop: &Stop<'_>) -> Result<(PlainBatch, Vec<u8>
         .chunks_exact_mut(what.chunk_size.bytes())
         .zip(ids.as_chunks_mut::<ID_BYTES>().0)
         .zip(states.iter_mut().zip(&mut status))
-        .zip(bases)
         .enumerate()
-        .map(|(row, (((chunk, id), (state, status)), base))| Block { row, base, chunk, id, state, status })
+        .map(|(row, ((chunk, id), (state, status)))| Block { row, chunk, id, state, status })
         .collect();
     blocks.sort_by_key(|block| what.place(block.row));
 
@@ -123,7 +127,37 @@ impl Blocks<'_> {
         check_length("offsets", self.offsets.len(), count)?;
         check_length("lengths", self.lengths.len(), count)?;
         check_length("codecs", self.codecs.len(), count)?;
-        check_length("ids", self.ids.len(), count * ID_BYTES)
+        check_length("ids", self.ids.len(), count * ID_BYTES)?;
+        if self.wanted > count {
+            return Err(Error::BadArgument(format!("wanted must be at most {count}")));
+        }
+        let Some(base_rows) = self.base_rows else {
+            return Ok(());
+        };
+        check_length("base_rows", base_rows.len(), count)?;
+        if base_rows.iter().all(|row| *row == -1 || usize::try_from(*row).is_ok_and(|row| row < count)) {
+            return Ok(());
+        }
+        Err(Error::BadArgument(format!("base_rows must be -1 or under {count}")))
+    }
+
+    fn codec(&self, row: usize) -> Option<Codec> {
+        Codec::from_number(self.codecs[row])
+    }
+
+    /// What a block rests on, the nearest first and the full block last; none if that is not all there. A chain that
+    /// is longer than may be, or goes round in a circle, is none.
+    fn below(&self, row: usize) -> Option<Vec<usize>> {
+        let mut found = Vec::new();
+        let mut at = row;
+        while self.codec(at) == Some(Codec::Delta) {
+            at = usize::try_from(self.base_rows?[at]).ok()?;
+            found.push(at);
+            if found.len() > DEPTH_MAX {
+                return None;
+            }
+        }
+        Some(found)
     }
 
     fn pack(&self, row: usize) -> &Pack<'_> {
@@ -135,17 +169,21 @@ impl Blocks<'_> {
         (self.pack_rows[row], self.offsets[row])
     }
 
-    /// The stored length, if a block can be so long: a raw chunk with its tag is the longest there is.
+    /// The longest block there is: a raw chunk with its tag.
+    fn longest(&self) -> usize {
+        self.chunk_size.bytes() + TAG_BYTES
+    }
+
+    /// The stored length, if a block can be so long.
     fn length(&self, row: usize) -> Option<usize> {
         let longest = self.chunk_size.bytes() + if self.pack(row).key.is_some() { TAG_BYTES } else { 0 };
         Some(self.lengths[row] as usize).filter(|length| *length <= longest)
     }
 }
 
-/// One block, and where what becomes of it goes.
-struct Block<'a, 'b> {
+/// One block that is asked for, and where what becomes of it goes.
+struct Block<'a> {
     row: usize,
-    base: Option<&'b [u8]>,
     chunk: &'a mut [u8],
     id: &'a mut [u8; ID_BYTES],
     state: &'a mut u8,
@@ -153,9 +191,9 @@ struct Block<'a, 'b> {
 }
 
 /// Blocks that lie next to each other, read with one call.
-type Group<'s, 'a, 'b> = &'s mut [Block<'a, 'b>];
+type Group<'s, 'a> = &'s mut [Block<'a>];
 
-fn groups<'s, 'a, 'b>(what: &Blocks<'_>, blocks: &'s mut [Block<'a, 'b>]) -> Vec<Group<'s, 'a, 'b>> {
+fn groups<'s, 'a>(what: &Blocks<'_>, blocks: &'s mut [Block<'a>]) -> Vec<Group<'s, 'a>> {
     let mut bytes = 0;
     blocks
         .chunk_by_mut(|left, right| {
@@ -174,15 +212,16 @@ fn groups<'s, 'a, 'b>(what: &Blocks<'_>, blocks: &'s mut [Block<'a, 'b>]) -> Vec
 }
 
 /// What each thread does.
-fn decode_groups<'s, 'a: 's, 'b: 's>(
+fn decode_groups<'s, 'a: 's>(
     what: &Blocks<'_>,
     ciphers: &[Option<Cipher<'_>>],
-    queue: &Mutex<impl Iterator<Item = Group<'s, 'a, 'b>>>,
+    queue: &Mutex<impl Iterator<Item = Group<'s, 'a>>>,
     read_bytes: &AtomicU64,
     watch: &Watch<'_>,
 ) -> Result<()> {
-    let mut decoder = Decoder::new()?;
-    let mut stored = Buffer::take(READ_BYTES.max(what.chunk_size.bytes() + TAG_BYTES));
+    let mut full = Decoder::new()?;
+    let mut stored = Buffer::take(READ_BYTES.max(what.longest()));
+    let mut below = Below { plain: Buffer::take(0), stored: Buffer::take(0) };
     loop {
         watch.check()?;
         let taken = match queue.lock() {
@@ -206,19 +245,78 @@ fn decode_groups<'s, 'a: 's, 'b: 's>(
             if let Ok(sealed) = &sealed {
                 read_bytes.fetch_add(sealed.len() as u64, Ordering::Relaxed);
             }
-            let cipher = ciphers[what.pack_rows[block.row] as usize].as_ref();
-            let result = sealed.and_then(|sealed| decode_block(what, cipher, &mut decoder, block, sealed));
-            *block.status = result.err().unwrap_or(BlockStatus::Good) as u8;
-            if result.is_err() {
-                block.chunk.fill(0);
-            } else if !is_zero(block.chunk) {
-                *block.state = ChunkState::Changed as u8;
+            let result = match sealed {
+                Err(status) => Err(status),
+                Ok(sealed) if what.codec(block.row) == Some(Codec::Delta) => {
+                    below.decode(what, ciphers, block, sealed, read_bytes)?
+                }
+                Ok(sealed) => open(what, ciphers, block.row, sealed)
+                    .and_then(|frame| decode_block(what, &mut full, block.row, frame, None, block.chunk)),
+            };
+            match result {
+                Ok(id) => {
+                    *block.id = id;
+                    if !is_zero(block.chunk) {
+                        *block.state = ChunkState::Changed as u8;
+                    }
+                }
+                Err(status) => {
+                    *block.status = status as u8;
+                    block.chunk.fill(0);
+                }
             }
         }
     }
 }
 
-fn read_group(what: &Blocks<'_>, group: &[Block<'_, '_>], stored: &mut [u8]) -> bool {
+/// Where a thread decodes what a delta rests on.
+struct Below {
+    plain: Buffer,
+    stored: Buffer,
+}
+
+type Decoded = std::result::Result<[u8; ID_BYTES], BlockStatus>;
+
+impl Below {
+    /// Decodes a delta and what it rests on, each proven by its identity before it serves as a prefix (rule R3).
+    fn decode(
+        &mut self,
+        what: &Blocks<'_>,
+        ciphers: &[Option<Cipher<'_>>],
+        block: &mut Block<'_>,
+        sealed: &mut [u8],
+        read_bytes: &AtomicU64,
+    ) -> Result<Decoded> {
+        let Some(rows) = what.below(block.row) else {
+            return Ok(Err(BlockStatus::BaseMissing));
+        };
+        let size = what.chunk_size.bytes();
+        if self.plain.len() < rows.len() * size {
+            self.plain = Buffer::take(rows.len() * size);
+            self.stored = Buffer::take(what.longest());
+        }
+        let mut decoder = Decoder::new()?; // it borrows the prefixes, so it lives no longer than they stay as they are
+        let mut plains = self.plain.chunks_exact_mut(size);
+        let mut base: Option<&[u8]> = None;
+        for row in rows.into_iter().rev() {
+            let Some((length, plain)) = what.length(row).zip(plains.next()) else {
+                return Ok(Err(BlockStatus::BaseMissing));
+            };
+            let good = read_block(what, row, &mut self.stored[..length])
+                .and_then(|sealed| open(what, ciphers, row, sealed))
+                .and_then(|frame| decode_block(what, &mut decoder, row, frame, base, plain));
+            if good.is_err() {
+                return Ok(Err(BlockStatus::BaseMissing));
+            }
+            read_bytes.fetch_add(length as u64, Ordering::Relaxed);
+            base = Some(plain);
+        }
+        Ok(open(what, ciphers, block.row, sealed)
+            .and_then(|frame| decode_block(what, &mut decoder, block.row, frame, base, block.chunk)))
+    }
+}
+
+fn read_group(what: &Blocks<'_>, group: &[Block<'_>], stored: &mut [u8]) -> bool {
     let length: usize = group.iter().filter_map(|block| what.length(block.row)).sum();
     match group {
         [first, _, ..] => read_block(what, first.row, &mut stored[..length]).is_ok(),
@@ -240,32 +338,40 @@ fn read_block<'a>(
     Ok(stored)
 }
 
+/// What lies in the pack, without its encryption.
+fn open<'a>(
+    what: &Blocks<'_>,
+    ciphers: &[Option<Cipher<'_>>],
+    row: usize,
+    sealed: &'a mut [u8],
+) -> std::result::Result<&'a [u8], BlockStatus> {
+    match &ciphers[what.pack_rows[row] as usize] {
+        Some(cipher) => cipher.open(what.slots[row].into(), sealed).ok_or(BlockStatus::Undecodable),
+        None => Ok(sealed),
+    }
+}
+
 fn decode_block<'b>(
     what: &Blocks<'_>,
-    cipher: Option<&Cipher<'_>>,
     decoder: &mut Decoder<'b>,
-    block: &mut Block<'_, 'b>,
-    sealed: &mut [u8],
-) -> std::result::Result<(), BlockStatus> {
-    let stored = match cipher {
-        Some(cipher) => cipher.open(what.slots[block.row].into(), sealed).ok_or(BlockStatus::Undecodable)?,
-        None => sealed,
-    };
-    let decoded = match Codec::from_number(what.codecs[block.row]) {
-        Some(Codec::Raw) if stored.len() == block.chunk.len() => {
-            block.chunk.copy_from_slice(stored);
+    row: usize,
+    frame: &[u8],
+    base: Option<&'b [u8]>,
+    chunk: &mut [u8],
+) -> Decoded {
+    let decoded = match what.codec(row) {
+        Some(Codec::Raw) if frame.len() == chunk.len() => {
+            chunk.copy_from_slice(frame);
             true
         }
-        Some(Codec::Zstd) => decoder.decode(stored, None, block.chunk),
-        Some(Codec::Delta) => {
-            decoder.decode(stored, Some(block.base.ok_or(BlockStatus::BaseMissing)?), block.chunk)
-        }
+        Some(Codec::Zstd) => decoder.decode(frame, None, chunk),
+        Some(Codec::Delta) => decoder.decode(frame, Some(base.ok_or(BlockStatus::BaseMissing)?), chunk),
         Some(Codec::Raw) | None => false,
     };
     if !decoded {
         return Err(BlockStatus::Undecodable);
     }
-    *block.id = identity(block.chunk, what.id_key);
-    let wanted = &what.ids[block.row * ID_BYTES..(block.row + 1) * ID_BYTES];
-    if block.id == wanted { Ok(()) } else { Err(BlockStatus::OtherIdentity) }
+    let id = identity(chunk, what.id_key);
+    let wanted = &what.ids[row * ID_BYTES..(row + 1) * ID_BYTES];
+    if id == wanted { Ok(id) } else { Err(BlockStatus::OtherIdentity) }
 }

@@ -11,6 +11,9 @@ pub const TAG_BYTES: usize = 16;
 /// A 32-byte key, for identities or for AES-256.
 pub type Key = [u8; 32];
 
+/// How many blocks a delta may rest on, one on the other (docs/format.md).
+pub const DEPTH_MAX: usize = 8;
+
 /// The largest offset that the system calls take.
 pub const OFFSET_END: u64 = 1 << 63;
 

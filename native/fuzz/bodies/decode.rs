@@ -78,16 +78,13 @@ pub fn run(data: &[u8]) {
         lengths: &entries.iter().map(|entry| length(entry)).collect::<Vec<_>>(),
         codecs: &entries.iter().map(|entry| entry[0]).collect::<Vec<_>>(),
         ids: &ids,
-        bases: Bases {
-            plain: Some(&KNOWN),
-            rows: Some(
-                &entries
-                    .iter()
-                    .map(|entry| i32::from(entry[1] >> 5) - 1)
-                    .map(|row| row.min(3))
-                    .collect::<Vec<_>>(),
-            ),
-        },
+        base_rows: Some(
+            &entries
+                .iter()
+                .map(|entry| (i32::from(entry[1] >> 4) - 1).min(count as i32 - 1))
+                .collect::<Vec<_>>(),
+        ),
+        wanted: count,
         chunk_size: KNOWN.chunk_size(),
         id_key: &ID_KEY,
         threads: 1,

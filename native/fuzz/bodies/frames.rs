@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::LazyLock;
 
 use blockvault_core::{
-    Bases, BlockStatus, Blocks, ChunkSize, Identity, Key, Pack, PlainBatch, Stop, decode, identify_plain,
+    BlockStatus, Blocks, ChunkSize, Identity, Key, Pack, PlainBatch, Stop, decode, identify_plain,
 };
 
 const ID_KEY: Key = [1; 32];
@@ -20,7 +20,7 @@ static BASES: LazyLock<Vec<PlainBatch>> = LazyLock::new(|| {
         .map(|size| {
             let mut plain = b"some text ".repeat(size / 20 + 1)[..size / 2].to_vec();
             plain.extend((0..(size / 2) as u32).map(|i| (i.wrapping_mul(i) / 7) as u8));
-            let how = Identity { seed: 0, id_key: None, drop_cache: false };
+            let how = Identity { seed: 0, id_key: Some(ID_KEY), drop_cache: false };
             identify_plain(&plain, ChunkSize::new(*size as u64).unwrap(), &how).unwrap()
         })
         .collect()
@@ -31,15 +31,23 @@ pub fn run(data: &[u8]) {
     let base = &BASES[usize::from(head >> 4) % SIZES.len()];
     let file = rustix::fs::memfd_create("pack", rustix::fs::MemfdFlags::empty()).unwrap();
     rustix::io::pwrite(&file, stored, 0).unwrap();
+    let below = rustix::fs::memfd_create("base", rustix::fs::MemfdFlags::empty()).unwrap();
+    rustix::io::pwrite(&below, base.chunk(0).unwrap(), 0).unwrap();
+    let mut ids = vec![0; 32];
+    ids.extend_from_slice(base.ids());
     let what = Blocks {
-        packs: &[Pack { fd: file.as_fd(), key: None, associated: b"" }],
-        pack_rows: &[0],
-        slots: &[0],
-        offsets: &[0],
-        lengths: &[stored.len() as u32],
-        codecs: &[head & 3],
-        ids: &[0; 32],
-        bases: Bases { plain: Some(base), rows: Some(&[if head & 4 == 0 { 0 } else { -1 }]) },
+        packs: &[
+            Pack { fd: file.as_fd(), key: None, associated: b"" },
+            Pack { fd: below.as_fd(), key: None, associated: b"" },
+        ],
+        pack_rows: &[0, 1],
+        slots: &[0, 0],
+        offsets: &[0, 0],
+        lengths: &[stored.len() as u32, base.chunk_size().bytes() as u32],
+        codecs: &[head & 3, 0],
+        ids: &ids,
+        base_rows: Some(&[if head & 4 == 0 { 1 } else { -1 }, -1]),
+        wanted: 1,
         chunk_size: base.chunk_size(),
         id_key: &ID_KEY,
         threads: 1,

@@ -1,6 +1,6 @@
 //! decode: see `blockvault_core::decode`.
 
-use blockvault_core::{Bases, Blocks, Pack};
+use blockvault_core::{Blocks, Pack};
 use numpy::PyArray1;
 use pyo3::prelude::*;
 
@@ -14,7 +14,7 @@ type PackArgument<'py> = (i32, Bound<'py, PyAny>, Vec<u8>);
 /// Read blocks from their packs, open, decode and check each against its id.
 #[pyfunction]
 #[pyo3(signature = (
-    packs, pack_rows, slots, offsets, lengths, codecs, ids, *, bases, base_rows, chunk_size, id_key, threads, cancel
+    packs, pack_rows, slots, offsets, lengths, codecs, ids, *, base_rows, wanted, chunk_size, id_key, threads, cancel
 ))]
 #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value)] // the arguments are the interface
 pub(crate) fn decode(
@@ -26,8 +26,8 @@ pub(crate) fn decode(
     lengths: &Bound<'_, PyAny>,
     codecs: &Bound<'_, PyAny>,
     ids: &Bound<'_, PyAny>,
-    bases: Option<&Bound<'_, PlainBatch>>,
     base_rows: Option<&Bound<'_, PyAny>>,
+    wanted: &Bound<'_, PyAny>,
     chunk_size: &Bound<'_, PyAny>,
     id_key: &Bound<'_, PyAny>,
     threads: &Bound<'_, PyAny>,
@@ -60,10 +60,8 @@ pub(crate) fn decode(
         lengths: slice(&lengths)?,
         codecs: slice(&codecs)?,
         ids: slice(&ids)?,
-        bases: Bases {
-            plain: bases.map(|bases| bases.get().core()),
-            rows: base_rows.as_ref().map(slice).transpose()?,
-        },
+        base_rows: base_rows.as_ref().map(slice).transpose()?,
+        wanted: number("wanted", wanted)?,
         chunk_size: checked_chunk_size(chunk_size)?,
         id_key: &id_key,
         threads: number("threads", threads)?,
