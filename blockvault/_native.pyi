@@ -136,14 +136,14 @@ def decode(
     ids: _U8,  # (n, 32) what each block must be
     *,
     base_rows: _I32 | None,  # (n,) the row of a block's base, -1: none; needed where codec is 2
-    wanted: int,  # the first rows are asked for, the others are only bases
+    wanted: _U32,  # (m,) the rows asked for; the others are only bases
     chunk_size: int,
     id_key: bytes,
     threads: int,
     cancel: CancelToken | None,
 ) -> tuple[PlainBatch, _U8]: ...
 
-# second: (wanted,) status 0 good, 1 not readable (short, EIO), 2 does not decode (frame, tag, size), 3 other identity,
+# second: (m,) status 0 good, 1 not readable (short, EIO), 2 does not decode (frame, tag, size), 3 other identity,
 # 4 base missing or not good; a chunk that is not good reads as zeros, and its id too
 def apply(
     plain: PlainBatch,

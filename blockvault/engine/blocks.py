@@ -71,9 +71,9 @@ def fetch(
         under: (n,) the depths that these blocks must stay under, as bases of deltas; None: any depth will do. So a
             chain of deltas ends after as many steps as its first table says, also where bases go round in a circle.
     """
-    gathered = _gather(shelf, packs, pack_index, slots, chunk_size, under)
+    gathered = gather(shelf, packs, pack_index, slots, chunk_size, under=under)
     if gathered is not None:
-        return _decode(gathered, keys, chunk_size)
+        return gathered.fetch(keys, np.arange(len(slots), dtype=np.uint32))
     parts = []
     for rows in np.array_split(np.argsort(pack_index, kind="stable"), 2):
         part = None if under is None else under[rows]
@@ -122,23 +122,50 @@ class _Level:
         self.lost[at] = False
 
 
-@dataclass(slots=True)
-class _Gathered:
-    """Blocks and all that they rest on, level by level, and the packs in which they lie."""
+class Gathered:
+    """n blocks and all that they rest on: where they lie, by the tables of packs that are held open."""
 
-    readers: list[PackReader]
-    levels: list[_Level]
+    def __init__(self, readers: list[PackReader], levels: list[_Level], chunk_size: int) -> None:
+        self._readers = readers
+        self._chunk_size = chunk_size
+        self._lost = levels[0].lost
+        self._columns = [
+            np.concatenate([getattr(level, name) for level in levels])
+            for name in ("packs", "slots", "offsets", "lengths", "codecs", "ids")
+        ]
+        self._base_rows = np.concatenate([level.base_rows for level in levels])
+
+    def fetch(self, keys: VaultKeys, rows: NDArray[np.uint32]) -> Fetched:
+        """Fetch some of the n blocks, each with what it rests on, in one call of the kernel."""
+        reach("blocks.read")
+        plain, status = kernel.decode(
+            [reader.handle for reader in self._readers] or [(0, None, b"")],
+            *self._columns,
+            base_rows=self._base_rows,
+            wanted=rows,
+            chunk_size=self._chunk_size,
+            id_key=keys.id_key,
+            threads=1,
+            cancel=None,
+        )
+        status = np.array(status, dtype=np.uint8)
+        status[self._lost[rows]] = STATUS_UNREADABLE
+        return Fetched(plain, status)
 
 
-def _gather(
+def gather(
     shelf: PackShelf,
     packs: list[PackName],
     pack_index: NDArray[np.integer],
     slots: NDArray[np.integer],
     chunk_size: int,
-    under: NDArray[np.uint8] | None,
-) -> _Gathered | None:
-    """None where not all packs may be open at once; a single block is waited for."""
+    *,
+    under: NDArray[np.uint8] | None = None,
+) -> Gathered | None:
+    """Look up n blocks and what they rest on; see `fetch`. None where not all their packs may be open at once.
+
+    A single block is waited for.
+    """
     alone = len(slots) <= 1
     readers: list[PackReader] = []
     opened: dict[PackName, int | None] = {}  # its number among the readers; None: it cannot be read
@@ -177,27 +204,4 @@ def _gather(
         pack_index = np.array([position[pack] for pack, _, _ in bases], dtype=np.int64)
         slots = np.array([slot for _, slot, _ in bases], dtype=np.int64)
         under = np.array([depth for _, _, depth in bases], dtype=np.uint8)
-    return _Gathered(readers, levels)
-
-
-def _decode(gathered: _Gathered, keys: VaultKeys, chunk_size: int) -> Fetched:
-    levels = gathered.levels
-    reach("blocks.read")
-    plain, status = kernel.decode(
-        [reader.handle for reader in gathered.readers] or [(0, None, b"")],
-        np.concatenate([level.packs for level in levels]),
-        np.concatenate([level.slots for level in levels]),
-        np.concatenate([level.offsets for level in levels]),
-        np.concatenate([level.lengths for level in levels]),
-        np.concatenate([level.codecs for level in levels]),
-        np.concatenate([level.ids for level in levels]),
-        base_rows=np.concatenate([level.base_rows for level in levels]),
-        wanted=len(levels[0].slots),
-        chunk_size=chunk_size,
-        id_key=keys.id_key,
-        threads=1,
-        cancel=None,
-    )
-    status = np.array(status, dtype=np.uint8)
-    status[levels[0].lost] = STATUS_UNREADABLE
-    return Fetched(plain, status)
+    return Gathered(readers, levels, chunk_size)

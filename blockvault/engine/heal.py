@@ -349,7 +349,7 @@ class Healer:
                 np.ascontiguousarray(codecs),
                 np.ascontiguousarray(ids),
                 base_rows=None,
-                wanted=1,
+                wanted=np.zeros(1, np.uint32),
                 chunk_size=other.table.chunk_size,
                 id_key=keys.id_key,
                 threads=1,

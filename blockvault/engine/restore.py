@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault import kernel
-from blockvault.engine.blocks import STATUS_NO_BASE, STATUS_TEXT, Fetched, block_name, fetch
+from blockvault.engine.blocks import STATUS_NO_BASE, STATUS_TEXT, Fetched, Gathered, block_name, fetch, gather
 from blockvault.engine.pipeline import RESTORE_BATCH_BYTES, batch_chunks, in_order
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
@@ -40,6 +40,8 @@ Spare = Callable[[PointDisk, int, bytes], bytes | None]  # disk, chunk, id -> pl
 class _Batch:
     cell: CellMap
     rows: NDArray[np.int64]  # chunks in the cell
+    blocks: Gathered | None = None  # of the whole cell, where all its packs may be open at once
+    at: NDArray[np.uint32] | None = None  # where the blocks of `rows` stand there
 
 
 class DiskRestore:
@@ -140,8 +142,10 @@ class DiskRestore:
             rows = np.flatnonzero(cell.kind == FillKind.DATA)
             if pack_order and len(rows):
                 rows = rows[np.lexsort((cell.slot[rows], cell.pack[rows]))]
+            blocks = gather(self.shelf, cell.packs, cell.pack[rows], cell.slot[rows], self.disk.chunk_size)
             for start in range(0, len(rows), per_batch):
-                yield _Batch(cell, rows[start : start + per_batch])
+                part = rows[start : start + per_batch]
+                yield _Batch(cell, part, blocks, np.arange(start, start + len(part), dtype=np.uint32))
             self._advance(cell)
 
     def _advance(self, cell: CellMap) -> None:
@@ -150,7 +154,10 @@ class DiskRestore:
 
     def _fetch(self, batch: _Batch) -> kernel.PlainBatch:
         cell, rows = batch.cell, batch.rows
-        fetched = fetch(self.shelf, self.keys, cell.packs, cell.pack[rows], cell.slot[rows], self.disk.chunk_size)
+        if batch.blocks is not None and batch.at is not None:
+            fetched = batch.blocks.fetch(self.keys, batch.at)
+        else:
+            fetched = fetch(self.shelf, self.keys, cell.packs, cell.pack[rows], cell.slot[rows], self.disk.chunk_size)
         if not fetched.all_good:
             self.shelf.refresh()  # a repair may have put the next generation of a pack in its place
             fetched = fetch(self.shelf, self.keys, cell.packs, cell.pack[rows], cell.slot[rows], self.disk.chunk_size)

@@ -320,7 +320,7 @@ def decode(
     ids: U8,
     *,
     base_rows: I32 | None,
-    wanted: int,
+    wanted: U32,
     chunk_size: int,
     id_key: bytes,
     threads: int,
@@ -347,7 +347,7 @@ def decode(
     ):
         check_array(name, array, dtype, (count,))
     check_array("ids", ids, np.uint8, (count, ID_BYTES))
-    require(0 <= wanted <= count, f"wanted must be at most {count}")
+    rows = check_rows("wanted", wanted, count)
     below = [-1] * count
     if base_rows is not None:
         below = check_array("base_rows", base_rows, np.int32, (count,)).tolist()
@@ -376,10 +376,10 @@ def decode(
             return OTHER_IDENTITY, None
         return result, chunk
 
-    plains, found, status = [], [], np.zeros(wanted, np.uint8)
-    for row in range(wanted):
+    plains, found, status = [], [], np.zeros(len(rows), np.uint8)
+    for at, row in enumerate(rows):
         check_cancel(cancel)
-        status[row], chunk = one(row, DEPTH_MAX)
+        status[at], chunk = one(row, DEPTH_MAX)
         plains.append(bytes(chunk_size) if chunk is None else chunk)
         found.append(bytes(ID_BYTES) if chunk is None else ids[row].tobytes())
     batch = PlainBatch(chunk_size, plains, _columns([], DIGEST_BYTES), _columns(found, ID_BYTES), read_bytes)

@@ -217,7 +217,7 @@ class Pack:
             "codecs": self.codecs,
             "ids": self.ids,
             "base_rows": None,
-            "wanted": count,
+            "wanted": np.arange(count, dtype=np.uint32),
             "chunk_size": self.chunk_size,
             "id_key": ID_KEY,
             "threads": 2,

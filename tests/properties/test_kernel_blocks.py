@@ -114,7 +114,8 @@ def test_chains_of_deltas(depth: int, kernels: tuple[Any, Any], key: bytes | Non
     for number in range(depth):
         versions.append(edited(versions[-1], number))
     order = data.draw(st.permutations(range(depth + 1)))  # row -> version
-    wanted = data.draw(st.integers(0, depth + 1))
+    rows = data.draw(st.lists(st.integers(0, depth), max_size=2 * depth + 2))
+    wanted = np.array(rows, np.uint32)
     row_of = {version: row for row, version in enumerate(order)}
     before = np.array([version - 1 for version in order], np.int32)
     batch = plain(writer, [versions[version] for version in order], size)
@@ -127,21 +128,21 @@ def test_chains_of_deltas(depth: int, kernels: tuple[Any, Any], key: bytes | Non
         if hurt is not None:
             ids[row_of[hurt], data.draw(st.integers(0, 31))] ^= 1
         decoded, status = pack.decode(reader, base_rows=base_rows, ids=ids, wanted=wanted)
-        assert len(decoded) == len(status) == wanted
-        for row, version in enumerate(order[:wanted]):
+        assert len(decoded) == len(status) == len(rows)
+        for at, version in enumerate(order[row] for row in rows):
             if hurt == version and version <= 8:
                 expected = 3
             else:  # what rests on more than 8 others, or on the damaged one, has no base
                 expected = 4 if version > 8 or (hurt is not None and hurt < version) else 0
-            assert status[row] == expected
-            assert decoded.chunk(row) == (bytes(size) if expected else versions[version])
-        if hurt is None and depth and wanted:
+            assert status[at] == expected
+            assert decoded.chunk(at) == (bytes(size) if expected else versions[version])
+        if hurt is None and depth and rows:
             base_rows[row_of[0]] = row_of[depth]  # a base that is named but not needed
             assert pack.decode(reader, base_rows=base_rows, ids=ids, wanted=wanted)[1] == status
             codecs = pack.codecs.copy()
             codecs[row_of[0]] = DELTA  # a circle
             circle = pack.decode(reader, base_rows=base_rows, ids=ids, wanted=wanted, codecs=codecs)[1]
-            assert circle == [4] * wanted
+            assert circle == [4] * len(rows)
 
 
 @settings(max_examples=150, deadline=None)

@@ -107,7 +107,8 @@ def read_whole(site: Site, thing: Thing) -> object:
                 np.array([*table.lengths, *(t.lengths[slot] for _, t, slot in held)], np.uint32),
                 np.array([*table.codecs, *(t.codecs[slot] for _, t, slot in held)], np.uint8),
                 np.array([*table.ids, *(t.ids[slot] for _, t, slot in held)], np.uint8),
-                base_rows=np.concatenate([base_rows, np.full(len(held), -1)]).astype(np.int32), wanted=count,
+                base_rows=np.concatenate([base_rows, np.full(len(held), -1)]).astype(np.int32),
+                wanted=np.arange(count, dtype=np.uint32),
                 chunk_size=CHUNK, id_key=session.keys.id_key, threads=1, cancel=None,
             )  # fmt: skip
             if np.asarray(status).any():

@@ -279,8 +279,8 @@ BAD_DECODES: dict[str, dict[str, Any]] = {
     "base that is not there": {"base_rows": np.ones(1, np.int32)},
     "base below none": {"base_rows": np.full(1, -2, np.int32)},
     "too few bases": {"base_rows": np.zeros(0, np.int32)},
-    "more wanted than there are": {"wanted": 2},
-    "less than nothing wanted": {"wanted": -1},
+    "a row wanted that is not there": {"wanted": u32(1)},
+    "rows wanted of another type": {"wanted": np.zeros(1, np.int32)},
     "chunk size": {"chunk_size": 1},
 }
 

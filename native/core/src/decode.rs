@@ -60,8 +60,8 @@ pub struct Blocks<'a> {
     pub ids: &'a [u8],
     /// The row of each delta's base, -1 for none.
     pub base_rows: Option<&'a [i32]>,
-    /// How many rows, from the first on, are asked for; the others are only bases.
-    pub wanted: usize,
+    /// The rows that are asked for; the others are only bases.
+    pub wanted: &'a [u32],
     /// The size of every chunk.
     pub chunk_size: ChunkSize,
     /// The vault's key for ids.
@@ -72,7 +72,7 @@ pub struct Blocks<'a> {
 
 /// Decodes blocks; answers the chunks that are asked for and the status of each.
 pub fn decode(what: &Blocks<'_>, stop: &Stop<'_>) -> Result<(PlainBatch, Vec<u8>)> {
-    let count = what.wanted;
+    let count = what.wanted.len();
     what.check()?;
     stop.check()?;
     let ciphers = what
@@ -89,8 +89,8 @@ pub fn decode(what: &Blocks<'_>, stop: &Stop<'_>) -> Result<(PlainBatch, Vec<u8>
         .chunks_exact_mut(what.chunk_size.bytes())
         .zip(ids.as_chunks_mut::<ID_BYTES>().0)
         .zip(states.iter_mut().zip(&mut status))
-        .enumerate()
-        .map(|(row, ((chunk, id), (state, status)))| Block { row, chunk, id, state, status })
+        .zip(what.wanted)
+        .map(|(((chunk, id), (state, status)), row)| Block { row: *row as usize, chunk, id, state, status })
         .collect();
     blocks.sort_by_key(|block| what.place(block.row));
 
@@ -128,8 +128,8 @@ impl Blocks<'_> {
         check_length("lengths", self.lengths.len(), count)?;
         check_length("codecs", self.codecs.len(), count)?;
         check_length("ids", self.ids.len(), count * ID_BYTES)?;
-        if self.wanted > count {
-            return Err(Error::BadArgument(format!("wanted must be at most {count}")));
+        if self.wanted.iter().any(|row| *row as usize >= count) {
+            return Err(Error::BadArgument(format!("wanted must be under {count}")));
         }
         let Some(base_rows) = self.base_rows else {
             return Ok(());

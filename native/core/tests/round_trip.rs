@@ -101,7 +101,7 @@ fn decoded(
         codecs,
         ids,
         base_rows: None,
-        wanted: count,
+        wanted: &(0..count as u32).collect::<Vec<_>>(),
         chunk_size: chunk_size(),
         id_key: &ID_KEY,
         threads: 2,

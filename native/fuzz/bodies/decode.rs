@@ -84,7 +84,7 @@ pub fn run(data: &[u8]) {
                 .map(|entry| (i32::from(entry[1] >> 4) - 1).min(count as i32 - 1))
                 .collect::<Vec<_>>(),
         ),
-        wanted: count,
+        wanted: &(0..count as u32).collect::<Vec<_>>(),
         chunk_size: KNOWN.chunk_size(),
         id_key: &ID_KEY,
         threads: 1,

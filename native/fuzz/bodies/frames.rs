@@ -47,7 +47,7 @@ pub fn run(data: &[u8]) {
         codecs: &[head & 3, 0],
         ids: &ids,
         base_rows: Some(&[if head & 4 == 0 { 1 } else { -1 }, -1]),
-        wanted: 1,
+        wanted: &[0],
         chunk_size: base.chunk_size(),
         id_key: &ID_KEY,
         threads: 1,

@@ -51,6 +51,7 @@ pub(crate) fn decode(
     let codecs = column("codecs", codecs)?;
     let ids = table("ids", ids, 32)?;
     let base_rows = base_rows.map(|rows| column("base_rows", rows)).transpose()?;
+    let wanted = column("wanted", wanted)?;
     let id_key = key("id_key", id_key)?;
     let what = Blocks {
         packs: &packs,
@@ -61,7 +62,7 @@ pub(crate) fn decode(
         codecs: slice(&codecs)?,
         ids: slice(&ids)?,
         base_rows: base_rows.as_ref().map(slice).transpose()?,
-        wanted: number("wanted", wanted)?,
+        wanted: slice(&wanted)?,
         chunk_size: checked_chunk_size(chunk_size)?,
         id_key: &id_key,
         threads: number("threads", threads)?,
