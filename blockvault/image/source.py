@@ -28,6 +28,7 @@ from blockvault.errors import DeviceError
 from blockvault.image.in_use import find_writer, has_no_writer, refuse
 from blockvault.image.reader import ScanResult
 from blockvault.image.system import device_size, sectors_changed
+from blockvault.page_cache import must_leave
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 # File times of kernels before 6.13 move in steps of a clock tick: a write within the tick of the last look is
 # only seen if that look waited for the next one.
 _TIME_STEP_NS = 20_000_000
-_RWF_DONTCACHE = 0x80  # Linux 6.14, of the file systems that know it; no constant of it in Python's os
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class ImageSource:
         self.size = size
         self.is_device = is_device
         self.chunk_size = chunk_size
-        self._drop_cache = _must_leave_cache(fd, self.data_bytes())
+        self._drop_cache = must_leave(fd, self.data_bytes())
 
     @classmethod
     def open(cls, path: str, chunk_size: int) -> ImageSource:
@@ -297,23 +297,3 @@ def _open_error(path: str, error: OSError) -> DeviceError:
         errno=error.errno,
         filename=path,
     )
-
-
-def _must_leave_cache(fd: int, data_bytes: int) -> bool:
-    """Whether reading so much would push out of the page cache what others keep there.
-
-    Half of the memory that nobody uses may be filled. What is larger leaves the cache as it was, where the system can
-    (`RWF_DONTCACHE`); where it cannot, only an image is let go of that could not stay in memory itself.
-    """
-    page = os.sysconf("SC_PAGE_SIZE")
-    if data_bytes > page * os.sysconf("SC_PHYS_PAGES") // 2:
-        return True
-    return data_bytes > page * os.sysconf("SC_AVPHYS_PAGES") // 2 and _knows_dont_cache(fd)
-
-
-def _knows_dont_cache(fd: int) -> bool:
-    try:
-        os.preadv(fd, [bytearray(1)], 0, _RWF_DONTCACHE)
-    except OSError:
-        return False
-    return True

@@ -28,10 +28,12 @@ from blockvault.errors import (
     NotFoundError,
 )
 from blockvault.failpoints import reach
+from blockvault.page_cache import let_go
 
 _NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*\Z")
 SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 READ_BYTES_MAX = 20 << 20  # the largest object that is read whole is an index segment, of 16 MiB plain
+CACHED_BYTES = 1 << 20  # what is larger is a pack; the rest is read again soon, and small
 
 
 class ObjectStore(Protocol):
@@ -231,6 +233,8 @@ class NewObject:
             reach("store.sync")
             os.fchmod(self.fd, 0o400)
             os.fsync(self.fd)
+            if self.size > CACHED_BYTES:
+                let_go(self.fd)
             reach("store.link")
             folder_fd = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from helpers.kernels import NATIVE, noise, scan
 
-from blockvault.image import source as image_source
+from blockvault import page_cache
 from blockvault.image.source import ImageSource
+from blockvault.store.local import LocalStore
 
 SIZE = 64 << 10
 WARM_BYTES = 1 << 20
@@ -43,7 +44,7 @@ def half_cold(tmp_path: Path) -> Path:
     path.write_bytes(noise(FILE_BYTES, 1))
     with path.open("r+b") as file:
         os.fsync(file.fileno())
-        if not image_source._knows_dont_cache(file.fileno()):
+        if not page_cache.knows_dont_cache(file.fileno()):
             pytest.skip("this kernel or file system does not know RWF_DONTCACHE (Linux 6.14; ext4, xfs, btrfs)")
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead
@@ -83,11 +84,27 @@ def test_a_large_image_leaves_the_cache_as_it_was(half_cold: Path, read: Callabl
     assert resident_bytes(half_cold) == FILE_BYTES
 
 
+@pytest.mark.parametrize(("unused", "stays"), [(1, False), (3, True)])
+def test_a_pack_stays_in_the_cache_only_where_memory_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unused: int, stays: bool
+) -> None:
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 16, "SC_AVPHYS_PAGES": unused}
+    store = LocalStore(str(tmp_path))
+    monkeypatch.setattr(page_cache.os, "sysconf", sizes.__getitem__)
+    for name, size in (("main/packs/pack", 4 << 20), ("main/layers/layer", 4096)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        written = store.new_object(name)
+        written.write(noise(size, 1))
+        written.commit()
+        assert resident_bytes(tmp_path / name) == (size if stays or size == 4096 else 0)
+        assert (tmp_path / name).read_bytes() == noise(size, 1)
+
+
 def test_only_an_image_that_would_push_others_out_is_read_past_the_cache(
     half_cold: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 20, "SC_AVPHYS_PAGES": 2 * FILE_BYTES // 4096}
-    monkeypatch.setattr(image_source.os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr(page_cache.os, "sysconf", sizes.__getitem__)
     with ImageSource.open(str(half_cold), SIZE) as source:
         assert not source._drop_cache
     sizes["SC_AVPHYS_PAGES"] -= 8
@@ -96,7 +113,7 @@ def test_only_an_image_that_would_push_others_out_is_read_past_the_cache(
         source.scan(0, FILE_BYTES // SIZE, None, seed=1, threads=1, cancel=None)
     assert resident_bytes(half_cold) < FILE_BYTES // 4
     # Where the cache cannot be left alone, an image that fits into memory is read like any file.
-    monkeypatch.setattr(image_source, "_knows_dont_cache", lambda fd: False)
+    monkeypatch.setattr(page_cache, "knows_dont_cache", lambda fd: False)
     with ImageSource.open(str(half_cold), SIZE) as source:
         assert not source._drop_cache
     sizes["SC_PHYS_PAGES"] = FILE_BYTES // 4096
