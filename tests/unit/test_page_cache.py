@@ -95,6 +95,8 @@ def test_a_pack_stays_in_the_cache_only_where_memory_is_left(
         (tmp_path / name).parent.mkdir(parents=True)
         written = store.new_object(name)
         written.write(noise(size, 1))
+        if not page_cache.knows_dont_cache(written.fd):
+            pytest.skip("on this file system nothing leaves the page cache, or the kernel is older than Linux 6.14")
         written.commit()
         assert resident_bytes(tmp_path / name) == (size if stays or size == 4096 else 0)
         assert (tmp_path / name).read_bytes() == noise(size, 1)
