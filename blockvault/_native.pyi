@@ -153,6 +153,7 @@ def apply(
     *,
     disk_size: int,
     fresh: bool,  # the target was freshly made and reads as zeros: zero chunks are left out
+    direct_fd: int | None = None,  # the same target opened with O_DIRECT: whole chunks are written past the page cache
     cancel: CancelToken | None,
 ) -> int: ...  # bytes written
 def clear(fd: int, offset: int, byte_count: int) -> str: ...  # "punch", "zeroout" or "write": how it was done

@@ -67,9 +67,10 @@ class DiskRestore:
         self.monitor = monitor
         self.manifest = Manifest(store, keys, disk)
 
-    def to_target(self, fd: int, *, fresh: bool) -> int:
+    def to_target(self, fd: int, *, fresh: bool, direct_fd: int | None = None) -> int:
         """Write the disk to a file or device; returns the bytes written.
 
+        `direct_fd`: the same target opened with O_DIRECT, if it can be.
         `fresh`: the target was made for this and reads as zeros; otherwise holes and zeros are written (R14).
         """
         written = 0
@@ -83,7 +84,16 @@ class DiskRestore:
             chunks = (batch.rows + batch.cell.first_chunk).astype(np.uint64)
             order = np.argsort(chunks, kind="stable").astype(np.uint32)
             reach("restore.write")
-            count = kernel.apply(plain, order, fd, chunks[order], disk_size=self.disk.size, fresh=fresh, cancel=None)
+            count = kernel.apply(
+                plain,
+                order,
+                fd,
+                chunks[order],
+                disk_size=self.disk.size,
+                fresh=fresh,
+                direct_fd=direct_fd,
+                cancel=None,
+            )
             written += count
             self.monitor.count("written_bytes", count)
         return written

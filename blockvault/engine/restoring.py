@@ -258,7 +258,7 @@ class Restorer:
         restore = self._disk_restore(request, disk.name)
         try:
             target.reserve(data_bytes(restore.manifest))
-            return restore.to_target(target.fd, fresh=target.fresh)
+            return restore.to_target(target.fd, fresh=target.fresh, direct_fd=target.direct_fd)
         finally:
             restore.close()
 

@@ -32,7 +32,7 @@ _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
 class Target:
-    """A target being written through `fd`; ends with `commit` or `abort`.
+    """A target being written through `fd`, or past the page cache through `direct_fd`; ends with `commit` or `abort`.
 
     `fresh` says that it was made for this and reads as zeros; a device is never fresh (R14).
     """
@@ -43,6 +43,7 @@ class Target:
         self.fresh = fresh
         self._force = force
         self._partial = partial  # its hidden name, where it has one
+        self.direct_fd = _open_direct(fd)
 
     def reserve(self, byte_count: int) -> None:
         """Raise `DeviceError` (`target.no-space`) if so much data cannot have room; promises nothing."""
@@ -118,6 +119,9 @@ class Target:
             self._partial = None
 
     def _close(self) -> None:
+        if self.direct_fd is not None:
+            os.close(self.direct_fd)
+            self.direct_fd = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -229,6 +233,14 @@ def _device(path: str, size: int, *, force: bool) -> Target:
             do="choose a larger device",
         )
     return Target(path, fd, fresh=False, force=force, partial=None)
+
+
+def _open_direct(fd: int) -> int | None:
+    """The same file for writing past the page cache; None where its file system has no such thing."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _partial_name(path: str) -> str:

@@ -421,13 +421,17 @@ def apply(
     *,
     disk_size: int,
     fresh: bool,
+    direct_fd: int | None = None,
     cancel: CancelToken | None,
 ) -> int:
     """Write rows to their chunks of the target, clipped to the disk; return the bytes of data written.
 
-    A zero chunk is left out where the target is known to read as zeros, else made to read as zeros (R14).
+    A zero chunk is left out where the target is known to read as zeros, else made to read as zeros (R14). Everything
+    goes through the page cache, whether it could go past it or not.
     """
     check_descriptor(fd)
+    if direct_fd is not None:
+        check_descriptor(direct_fd)
     wanted = check_rows("rows", rows, len(plain))
     check_array("chunks", chunks, np.uint64, (len(wanted),))
     written = 0

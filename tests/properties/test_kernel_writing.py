@@ -30,8 +30,8 @@ def content_of(fd: int) -> bytes:
 
 
 @settings(deadline=None)
-@given(recipes(), st.booleans(), st.data())
-def test_apply(recipe: Recipe, fresh: bool, data: st.DataObject) -> None:
+@given(recipes(), st.booleans(), st.booleans(), st.data())
+def test_apply(recipe: Recipe, fresh: bool, past_the_cache: bool, data: st.DataObject) -> None:
     with recipe.make() as image:
         chunks = np.arange(recipe.chunk_count, dtype=np.uint64)
         expected = image.content()
@@ -51,8 +51,11 @@ def test_apply(recipe: Recipe, fresh: bool, data: st.DataObject) -> None:
             )
             with target(recipe.size if fresh else noise(recipe.size, 9)) as fd:
                 rows, places = order.astype(np.uint32), chunks[order]
-                options = {"disk_size": recipe.size, "fresh": fresh, "cancel": None}
+                direct = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_DIRECT) if past_the_cache else None
+                options = {"disk_size": recipe.size, "fresh": fresh, "direct_fd": direct, "cancel": None}
                 written.append(kernel.apply(plain, rows, fd, places, **options))
+                if direct is not None:
+                    os.close(direct)
                 assert content_of(fd) == expected
                 blocks_used.append(os.fstat(fd).st_blocks)
         data_bytes = sum(

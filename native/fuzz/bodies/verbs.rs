@@ -106,8 +106,15 @@ pub fn run(data: &[u8]) {
         }
         2 => {
             let (rows, chunks, fresh) = (small(input.some()), input.some(), input.byte() & 1 == 0);
-            let what =
-                Apply { plain: &KNOWN, rows: &rows, fd: file.as_fd(), chunks: &chunks, disk_size, fresh };
+            let what = Apply {
+                plain: &KNOWN,
+                rows: &rows,
+                fd: file.as_fd(),
+                direct: None,
+                chunks: &chunks,
+                disk_size,
+                fresh,
+            };
             if apply(&what, &stop).is_ok() && disk_size <= true_size {
                 let size = rustix::fs::fstat(&file).unwrap().st_size as u64;
                 assert!(size <= true_size, "something was written beyond the disk");
