@@ -219,13 +219,27 @@ def encode(
 
 
 def _encode_chunk(chunk: bytes, level: int, base: bytes | None, delta_limit: int) -> tuple[int, bytes]:
-    delta = None if base is None else _encode_delta(chunk, base)
+    delta = None
+    if base is not None and (_alike(chunk, base) or _promises(chunk, level, base, delta_limit)):
+        delta = _encode_delta(chunk, base)
     if delta is not None and len(delta) <= delta_limit:
         return DELTA, delta
     codec, full = _encode_full(chunk, level)
     if delta is not None and 2 * len(delta) < len(full):
         return DELTA, delta
     return codec, full
+
+
+def _alike(chunk: bytes, base: bytes) -> bool:
+    """Whether half of a chunk stands in its base, in the same place."""
+    same = np.frombuffer(chunk, np.uint8).reshape(-1, 256) == np.frombuffer(base, np.uint8).reshape(-1, 256)
+    return bool(2 * np.count_nonzero(same.all(axis=1)) >= len(same))
+
+
+def _promises(chunk: bytes, level: int, base: bytes, delta_limit: int) -> bool:
+    """Whether a delta at level 1, which is quickly made, is so short that one at a higher level may be worth storing."""
+    length = len(_compress(chunk, 1, base))
+    return length <= delta_limit or 3 * length < 2 * len(_encode_full(chunk, level)[1])
 
 
 def _encode_full(chunk: bytes, level: int) -> tuple[int, bytes]:

@@ -10,6 +10,8 @@ use crate::types::{ChunkSize, Codec};
 /// The level of every delta: at a chunk's size 9 takes no longer than 3 and stores 3% less (docs/decisions, 0005);
 /// what is above takes ten times as long.
 const DELTA_LEVEL: i32 = 9;
+/// Pieces of a chunk and its base that are compared in place, to tell whether they are alike.
+const ALIKE_BYTES: usize = 256;
 /// The highest level at which a full block is tried without a first look.
 const BLIND_LEVEL: i32 = 3;
 
@@ -17,6 +19,7 @@ const BLIND_LEVEL: i32 = 3;
 pub(crate) struct Encoder<'b> {
     full: CCtx<'b>,
     glance: Option<CCtx<'b>>,
+    probe: CCtx<'b>,
     delta: CCtx<'b>,
     decoder: Decoder<'b>,
     chunk_size: ChunkSize,
@@ -40,6 +43,7 @@ impl<'b> Encoder<'b> {
         Ok(Self {
             full: compressor(level, None)?,
             glance: if level > BLIND_LEVEL { Some(compressor(1, None)?) } else { None },
+            probe: compressor(1, Some(window_log))?,
             delta: compressor(DELTA_LEVEL, Some(window_log))?,
             decoder: Decoder::new()?,
             chunk_size,
@@ -50,20 +54,40 @@ impl<'b> Encoder<'b> {
     }
 
     /// A delta if there is a base and the delta is short: at most `delta_limit`, or under half of the full block.
+    ///
+    /// A base that has nothing to do with the chunk costs the delta's level eight times what the full block costs. So
+    /// where most of the two does not stand in the same place, a look at level 1 comes first, and a delta that would
+    /// have to become a quarter shorter than that is not tried.
     pub(crate) fn encode<'a>(
         &'a mut self,
         chunk: &'a [u8],
         base: Option<&'b [u8]>,
         delta_limit: usize,
     ) -> Result<Encoded<'a>> {
+        let mut frame_length = None;
+        let worth_it = match base {
+            None => false,
+            Some(base) if alike(chunk, base) => true,
+            Some(base) => {
+                done(self.probe.ref_prefix(base))?;
+                let length = done(self.probe.compress2(&mut self.delta_frame[..], chunk))?;
+                length <= delta_limit || {
+                    frame_length = Some(self.encode_full(chunk)?);
+                    3 * length < 2 * frame_length.flatten().unwrap_or(chunk.len())
+                }
+            }
+        };
         let delta_length = match base {
-            Some(base) => self.encode_delta(chunk, base)?,
-            None => None,
+            Some(base) if worth_it => self.encode_delta(chunk, base)?,
+            _ => None,
         };
         if let Some(length) = delta_length.filter(|length| *length <= delta_limit) {
             return Ok(Encoded { codec: Codec::Delta, bytes: &self.delta_frame[..length] });
         }
-        let frame_length = self.encode_full(chunk)?;
+        let frame_length = match frame_length {
+            Some(known) => known,
+            None => self.encode_full(chunk)?,
+        };
         let full_length = frame_length.unwrap_or(chunk.len());
         if let Some(length) = delta_length.filter(|length| 2 * length < full_length) {
             return Ok(Encoded { codec: Codec::Delta, bytes: &self.delta_frame[..length] });
@@ -97,6 +121,12 @@ impl<'b> Encoder<'b> {
             && self.proof == chunk;
         Ok(proven.then_some(length))
     }
+}
+
+/// Whether half of a chunk stands in its base, in the same place.
+fn alike(chunk: &[u8], base: &[u8]) -> bool {
+    let pieces = chunk.chunks_exact(ALIKE_BYTES).zip(base.chunks_exact(ALIKE_BYTES));
+    2 * pieces.filter(|(new, old)| new == old).count() >= chunk.len() / ALIKE_BYTES
 }
 
 /// Makes chunks of frames.
@@ -186,6 +216,24 @@ mod tests {
         assert_eq!(encoder.encode(&chunk, Some(&base), 64).unwrap().codec, Codec::Raw);
         assert_eq!(encoder.encode(&chunk, Some(&base), chunk.len()).unwrap().codec, Codec::Delta);
         assert_eq!(encoder.encode(&chunk, None, chunk.len()).unwrap().codec, Codec::Raw);
+    }
+
+    #[test]
+    fn a_base_that_moved_is_found_and_one_that_has_nothing_in_common_is_not_used() {
+        let base = noise(1, size().bytes() + 100);
+        let mut encoder = Encoder::new(size(), 1).unwrap();
+        // Apart in memory: zstd uses nothing of a prefix that overlaps with what is compressed.
+        let (first, moved) = (&base[..size().bytes()], &base[100..].to_vec());
+        assert!(!alike(moved, first));
+        let block = encoder.encode(moved, Some(first), 0).unwrap();
+        assert_eq!(block.codec, Codec::Delta);
+        assert!(block.bytes.len() < 300, "{}", block.bytes.len());
+        let other: Vec<u8> = noise(2, size().bytes()).iter().map(|byte| byte % 16).collect();
+        let alone = encoder.encode(&other, None, 0).unwrap().bytes.to_vec();
+        for limit in [0, alone.len() / 2] {
+            let block = encoder.encode(&other, Some(first), limit).unwrap();
+            assert_eq!((block.codec, block.bytes), (Codec::Zstd, &alone[..]));
+        }
     }
 
     #[test]
