@@ -237,7 +237,7 @@ def _alike(chunk: bytes, base: bytes) -> bool:
 
 
 def _promises(chunk: bytes, level: int, base: bytes, delta_limit: int) -> bool:
-    """Whether a delta at level 1, which is quickly made, is so short that one at a higher level may be worth storing."""
+    """Whether a delta at level 1, which is quickly made, is so short that one at a higher level may be stored."""
     length = len(_compress(chunk, 1, base))
     return length <= delta_limit or 3 * length < 2 * len(_encode_full(chunk, level)[1])
 
