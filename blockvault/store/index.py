@@ -65,8 +65,9 @@ from blockvault.store.sorted_segments import (
 
 MAP_BYTES_START = 64 << 20
 LMDB_ENTRIES = 1 << 20  # of blocks in LMDB: 64 MiB of file; with more each commit takes longer (ADR 0004)
-SORTED_ENTRIES_MAX = 100_000_000  # in sorted segments: 1.8 GB; beyond it the oldest segment goes
+SORTED_ENTRIES_MAX = 1 << 27  # in sorted segments: 2.4 GB, 8 TiB of full chunks; beyond it the oldest segment goes
 MERGED_ENTRIES_MAX = SORTED_ENTRIES_MAX // 4  # in one segment: as much is lost at once where the bound is reached
+MERGED_RATIO = 3  # a segment is merged with one so many times larger: each entry is written 5 times, files are 5
 ENTRIES_AT_ONCE = 8192  # that a transaction adds: each dirties a page, and those lie in memory until its end
 _PLACE = struct.Struct(">II")
 _U32 = struct.Struct(">I")
@@ -345,8 +346,8 @@ class Index:
         for start in range(0, max(1, len(order)), ENTRIES_AT_ONCE):
             part = order[start : start + ENTRIES_AT_ONCE]
             self._write(partial(work, part=part, last=start + ENTRIES_AT_ONCE >= len(order)))
-        if self._read(self._block_count) > LMDB_ENTRIES:
-            self._remove(self._write(self._move))
+        if self._read(self._block_count) >= LMDB_ENTRIES:
+            self._remove(self._write(partial(self._move, gathered=[])))
 
     def take_in(self, commits: Iterable[Commit]) -> None:
         """Take in many commits. What would exceed LMDB's share goes into sorted segments at once, not through LMDB."""
@@ -355,30 +356,44 @@ class Index:
         for commit in commits:
             gathered.append(commit)
             count += len(commit[1])
-            if count > LMDB_ENTRIES:
-                self._remove(self._write(partial(self._write_sorted, gathered=gathered)))
+            if count >= LMDB_ENTRIES:
+                self._remove(self._write(partial(self._move, gathered=gathered)))
                 gathered, count = [], 0
         for commit in gathered:
             self.add_blocks(*commit)
 
-    def _write_sorted(self, txn: Any, gathered: list[Commit]) -> list[SortedSegment]:
-        parts: list[Entries] = []
-        for packs, prefixes, pack, slot, segment in gathered:
-            numbers = np.array([self._number_of(txn, name) for name in packs], np.uint64)
-            places = numbers[pack] << np.uint64(32) | slot.astype(np.uint64)
-            parts.append(np.stack((prefixes, places), axis=1))
-            txn.put(segment.encode(), b"", db=self._segments)
-        entries = ascending(np.concatenate(parts))
-        return self._add_sorted(txn, iter([entries]), len(entries))
+    def _move(self, txn: Any, gathered: list[Commit]) -> list[SortedSegment]:
+        """Move what LMDB holds, and commits that came after it, into a new sorted segment, and list that.
 
-    def _move(self, txn: Any) -> list[SortedSegment]:
-        """Move what LMDB holds into a sorted segment, unless another process has just done so."""
-        count = self._block_count(txn)
-        if count <= LMDB_ENTRIES:
-            return []
-        gone = self._add_sorted(txn, self._block_chunks(txn), count)
+        It is merged with younger segments that are not much larger, so that there are few. Entries of packs that were
+        deleted are left behind. Returns the segments whose files may go after the commit.
+        """
+        count = self._block_count(txn) + sum(len(commit[1]) for commit in gathered)
+        if count < LMDB_ENTRIES:
+            return []  # another process has just moved them
+        latest = ascending(np.concatenate([np.zeros((0, 2), np.uint64), *(self._taken(txn, one) for one in gathered)]))
+        listed = self._sorted_of(txn)
+        remove_unlisted(self._folder, [segment.name for segment in listed])
+        keep = len(listed)
+        while keep and listed[keep - 1].count <= min(MERGED_RATIO * count, MERGED_ENTRIES_MAX - count):
+            keep -= 1
+            count += listed[keep].count
+        first = 0
+        while first < keep and count + sum(segment.count for segment in listed[first:keep]) > SORTED_ENTRIES_MAX:
+            first += 1
+        live = self._live_packs(txn)
+        sources = [segment.chunks() for segment in listed[keep:]] + [self._block_chunks(txn), iter([latest])]
+        name = write_segment(self._folder, self._identity, merge([_only(live, source) for source in sources]))
+        txn.put(b"sorted", b"".join(segment.name for segment in listed[first:keep]) + name, db=self._meta)
         txn.drop(self._blocks, delete=False)  # the tree as a whole: its pages are used again, none is written for it
-        return gone
+        return listed[:first] + listed[keep:]
+
+    def _taken(self, txn: Any, commit: Commit) -> Entries:
+        """A commit's entries, noted as taken in."""
+        packs, prefixes, pack, slot, segment = commit
+        numbers = np.array([self._number_of(txn, name) for name in packs], np.uint64)
+        txn.put(segment.encode(), b"", db=self._segments)
+        return np.stack((prefixes, numbers[pack] << np.uint64(32) | slot.astype(np.uint64)), axis=1)
 
     def _block_count(self, txn: Any) -> int:
         return int(txn.stat(self._blocks)["entries"])
@@ -387,28 +402,6 @@ class Index:
         rows = iter(txn.cursor(db=self._blocks))
         while data := b"".join(chain.from_iterable(islice(rows, 8 * ENTRIES_AT_ONCE))):
             yield _rows(data)
-
-    def _add_sorted(self, txn: Any, newest: Iterator[Entries], count: int) -> list[SortedSegment]:
-        """Write entries into a new segment, merged with younger ones that are not much larger, and list it.
-
-        So there are few segments, and an entry is written again once for each doubling. Entries of packs that were
-        deleted are left behind. Returns the segments whose files may go after the commit.
-        """
-        listed = self._sorted_of(txn)
-        remove_unlisted(self._folder, [segment.name for segment in listed])
-        keep = len(listed)
-        while keep and listed[keep - 1].count < min(2 * count, MERGED_ENTRIES_MAX - count):
-            keep -= 1
-            count += listed[keep].count
-        live = self._live_packs(txn)
-        sources = [segment.chunks() for segment in listed[keep:]] + [newest]
-        name = write_segment(self._folder, self._identity, merge([_only(live, source) for source in sources]))
-        first = 0
-        while first < keep and count + sum(segment.count for segment in listed[first:keep]) > SORTED_ENTRIES_MAX:
-            first += 1
-        names = b"".join(segment.name for segment in listed[first:keep]) + name
-        txn.put(b"sorted", names, db=self._meta)
-        return listed[:first] + listed[keep:]
 
     def _live_packs(self, txn: Any) -> NDArray[np.bool_]:
         """By number whether a pack has a name."""

@@ -42,6 +42,7 @@ Entries = NDArray[np.uint64]  # (n, 2): prefix, place
 FILE_PREFIX = "sorted-"
 NAME_BYTES = 8
 READ_AT_ONCE = 1 << 16  # that a merge reads of each file
+AHEAD_AFTER = 1024  # look-ups
 _HEADER = struct.Struct("<8s8sQ32s")
 _MAGIC = b"BVSORTED"
 _HEADER_BYTES = 4096
@@ -64,6 +65,7 @@ class SortedSegment:
     def __init__(self, folder: str, identity: str, name: bytes) -> None:
         self.name = name
         self.path = _path(folder, name)
+        self._asked = 0
         try:
             self._fd = open_plain(self.path)
         except OSError as error:
@@ -108,15 +110,22 @@ class SortedSegment:
 
     def find(self, prefixes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Which rows of `prefixes` are in, and their places."""
+        self._expect(len(prefixes))
         page = np.searchsorted(self._fences, prefixes, side="right") - 1
         asked = np.flatnonzero(page >= 0)
         page = page[asked]
         tags = self._read("<u2", self._tags_at + page * _PAGE * _TAG_BYTES, _PAGE * _TAG_BYTES)
-        row, column = np.nonzero(tags == _tags(prefixes[asked])[:, None])
+        row, column = np.divmod(np.flatnonzero(tags == _tags(prefixes[asked])[:, None]), _PAGE)
         at = page[row] * _PAGE + column
         entries = self._read("<u8", _HEADER_BYTES + at * _ENTRY_BYTES, _ENTRY_BYTES)
         good = (entries[:, 0] == prefixes[asked[row]]) & (at < self.count)
         return asked[row[good]], entries[good, 1]
+
+    def _expect(self, count: int) -> None:
+        """After so many look-ups more will come, as of a first point: have the system read all tags in one go."""
+        if self._asked < AHEAD_AFTER <= self._asked + count:
+            os.posix_fadvise(self._fd, self._tags_at, self.count * _TAG_BYTES, os.POSIX_FADV_WILLNEED)
+        self._asked += count
 
     def read(self, start: int, count: int) -> Entries:
         """Entries in order, from number `start` on."""
