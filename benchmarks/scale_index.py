@@ -165,9 +165,12 @@ def commit(folder: str, entries: int) -> dict[str, Any]:
             break
     index.close()
     moved = files != set(os.listdir(os.path.join(folder, "lmdb")))
-    plain = times[:-1] if moved and len(times) > 1 else times
-    told = {"entries": entries, "commit_seconds": float(np.median(plain))}
-    return {**told, "moving_seconds": times[-1]} if moved else told
+    told: dict[str, Any] = {"entries": entries}
+    if moved:
+        told["moving_seconds"] = times.pop()
+    if times:
+        told["commit_seconds"] = float(np.median(times))
+    return told
 
 
 def _drawn(entries: int, *, hits: bool) -> U64:
