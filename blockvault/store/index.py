@@ -383,7 +383,8 @@ class Index:
             first += 1
         live = self._live_packs(txn)
         sources = [segment.chunks() for segment in listed[keep:]] + [self._block_chunks(txn), iter([latest])]
-        name = write_segment(self._folder, self._identity, merge([_only(live, source) for source in sources]))
+        merged = merge([_only(live, source) for source in sources])
+        name = write_segment(self._folder, self._identity, merged, room=count)
         txn.put(b"sorted", b"".join(segment.name for segment in listed[first:keep]) + name, db=self._meta)
         txn.drop(self._blocks, delete=False)  # the tree as a whole: its pages are used again, none is written for it
         return listed[:first] + listed[keep:]

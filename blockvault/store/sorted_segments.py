@@ -4,11 +4,13 @@ An entry is the first 8 bytes of a block's id, as a number, and its place: pack 
 LMDB: a hit counts only after the full id was read equal in the pack's table (R2). So nothing in a file is trusted, and
 none is the only copy: they are made anew from the index segments.
 
-A file, little-endian, with P pages of 256 entries, the last one padded with zeros:
+A file, little-endian, has room for P pages of 256 entries, of which the last ones may be empty, a hole:
     header      4096 bytes: magic, name (8 random bytes), entries u64, digest of these, the vault's identity and fences
     entries     P x 256 x (prefix u64, place u64), ascending, each prefix once
     tags        P x 256 x u16: the lower 16 bits of each prefix
     fences      P x u64: the first prefix of each page; these alone are kept in memory, 3 MiB for 100 M entries
+
+The room is what a merge may come to before it knows how much falls away, so that all parts are written as they come.
 
 A look-up finds the page by the fences and reads its 512 bytes of tags; only where a tag is equal (a miss: 0.4%) is an
 entry read. So what misses need is an eighth of the file, read in place of a filter and found without hashing.
@@ -29,6 +31,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import blake3
 import numpy as np
@@ -48,6 +51,7 @@ _MAGIC = b"BVSORTED"
 _HEADER_BYTES = 4096
 _ENTRY_BYTES, _TAG_BYTES, _FENCE_BYTES = 16, 2, 8
 _PAGE = 256  # entries: 4 KiB of them, so that one is one page of the disk
+_PAGE_BYTES = (_PAGE * _ENTRY_BYTES, _PAGE * _TAG_BYTES, _FENCE_BYTES)
 _NONE: Entries = np.zeros((0, 2), np.uint64)
 
 
@@ -85,19 +89,18 @@ class SortedSegment:
             if len(header) < _HEADER.size:
                 raise UnusableError(self.name, "it is cut off")
             _, _, self.count, _ = _HEADER.unpack(header)
-            pages = -(-self.count // _PAGE)
-            self._tags_at = _HEADER_BYTES + pages * _PAGE * _ENTRY_BYTES
-            fences_at = self._tags_at + pages * _PAGE * _TAG_BYTES
-            if length != fences_at + pages * _FENCE_BYTES:
+            pages, rest = divmod(length - _HEADER_BYTES, sum(_PAGE_BYTES))
+            if rest or self.count > pages * _PAGE:
                 raise UnusableError(self.name, "it has another length than it says")
-            fences = read_at(self._fd, pages * _FENCE_BYTES, fences_at)
+            self._tags_at, fences_at, _ = _places(pages)
+            fences = read_at(self._fd, -(-self.count // _PAGE) * _FENCE_BYTES, fences_at)
         except OSError as error:
             raise UnusableError(self.name, str(error)) from error
         if header != _header(identity, self.name, self.count, fences):
             raise UnusableError(self.name, "its header is damaged, or of another vault")
         self._fences = np.frombuffer(fences, dtype="<u8").astype(np.uint64)
 
-    def _read(self, dtype: str, offsets: NDArray[np.int64], length: int) -> NDArray[np.uint64]:
+    def _read(self, dtype: str, offsets: NDArray[np.int64], length: int) -> NDArray[Any]:
         """(n, ...) what lies at each offset."""
         try:
             data = b"".join([os.pread(self._fd, length, at) for at in offsets.tolist()])
@@ -155,6 +158,13 @@ def _path(folder: str, name: bytes) -> str:
     return os.path.join(folder, FILE_PREFIX + name.hex())
 
 
+def _places(pages: int) -> tuple[int, int, int]:
+    """Where tags and fences begin, and the file ends."""
+    tags_at = _HEADER_BYTES + pages * _PAGE_BYTES[0]
+    fences_at = tags_at + pages * _PAGE_BYTES[1]
+    return tags_at, fences_at, fences_at + pages * _PAGE_BYTES[2]
+
+
 def _tags(prefixes: NDArray[np.uint64]) -> NDArray[np.uint16]:
     return (prefixes & np.uint64(0xFFFF)).astype("<u2")
 
@@ -164,33 +174,24 @@ def _header(identity: str, name: bytes, count: int, fences: bytes) -> bytes:
     return _HEADER.pack(_MAGIC, name, count, blake3.blake3(told + fences).digest())
 
 
-def write_segment(folder: str, identity: str, chunks: Iterable[Entries]) -> bytes:
-    """Make a segment of ascending entries, durably. Returns its name; nobody else knows it yet."""
+def write_segment(folder: str, identity: str, chunks: Iterable[Entries], room: int) -> bytes:
+    """Make a segment of ascending entries, `room` at most, durably. Returns its name; nobody else knows it yet."""
     name = os.urandom(NAME_BYTES)
     path = _path(folder, name)
+    tags_at, fences_at, end = _places(-(-room // _PAGE))
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         count = 0
-        tags: list[NDArray[np.uint16]] = []
-        fences: list[NDArray[np.uint64]] = []
-        os.lseek(fd, _HEADER_BYTES, os.SEEK_SET)
+        fences: list[bytes] = []
         for entries in chunks:
-            write_all(fd, entries.astype("<u8").tobytes())
-            tags.append(_tags(entries[:, 0]))
-            fences.append(entries[-count % _PAGE :: _PAGE, 0].astype("<u8"))
+            _write_at(fd, entries.astype("<u8"), _HEADER_BYTES + count * _ENTRY_BYTES)
+            _write_at(fd, _tags(entries[:, 0]), tags_at + count * _TAG_BYTES)
+            fences.append(entries[-count % _PAGE :: _PAGE, 0].astype("<u8").tobytes())
             count += len(entries)
-        pages = -(-count // _PAGE)
-        at = _HEADER_BYTES + pages * _PAGE * _ENTRY_BYTES
-        for column in tags:
-            os.lseek(fd, at, os.SEEK_SET)
-            write_all(fd, column.tobytes())
-            at += column.nbytes
-        os.lseek(fd, _HEADER_BYTES + pages * _PAGE * (_ENTRY_BYTES + _TAG_BYTES), os.SEEK_SET)
-        told = b"".join(column.tobytes() for column in fences)
-        write_all(fd, told)
-        os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
-        os.lseek(fd, 0, os.SEEK_SET)
-        write_all(fd, _header(identity, name, count, told))
+        assert count <= room
+        os.ftruncate(fd, end)
+        _write_at(fd, np.frombuffer(b"".join(fences), np.uint8), fences_at)
+        _write_at(fd, np.frombuffer(_header(identity, name, count, b"".join(fences)), np.uint8), 0)
         reach("sorted.sync")
         os.fsync(fd)
         sync_folder(folder)
@@ -201,6 +202,11 @@ def write_segment(folder: str, identity: str, chunks: Iterable[Entries]) -> byte
     finally:
         os.close(fd)
     return name
+
+
+def _write_at(fd: int, values: NDArray[Any], at: int) -> None:
+    os.lseek(fd, at, os.SEEK_SET)
+    write_all(fd, values.tobytes())
 
 
 def merge(sources: list[Iterator[Entries]]) -> Iterator[Entries]:

@@ -23,16 +23,19 @@ def entries(count: int, seed: int = 1) -> np.ndarray:
     return np.stack((np.sort(keys), np.arange(count, dtype=np.uint64)), axis=1)
 
 
-def made(folder: Path, rows: np.ndarray, pieces: int = 3) -> SortedSegment:
+def made(folder: Path, rows: np.ndarray, pieces: int = 3, room: int = 0) -> SortedSegment:
     return SortedSegment(
-        str(folder), IDENTITY, write_segment(str(folder), IDENTITY, iter(np.array_split(rows, pieces)))
+        str(folder),
+        IDENTITY,
+        write_segment(str(folder), IDENTITY, iter(np.array_split(rows, pieces)), len(rows) + room),
     )
 
 
+@pytest.mark.parametrize("room", [0, 1, 700])
 @pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 512, 5000])
-def test_what_is_in_is_found_and_nothing_else(tmp_path: Path, count: int) -> None:
+def test_what_is_in_is_found_and_nothing_else(tmp_path: Path, count: int, room: int) -> None:
     rows = entries(count)
-    segment = made(tmp_path, rows)
+    segment = made(tmp_path, rows, room=room)
     assert segment.count == count
     order = np.random.default_rng(2).permutation(count)
     found, places = segment.find(rows[order, 0])
@@ -134,7 +137,7 @@ def test_a_file_that_could_not_be_finished_is_removed(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="space"):
-        write_segment(str(tmp_path), IDENTITY, source())  # type: ignore[arg-type]
+        write_segment(str(tmp_path), IDENTITY, source(), 600)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
