@@ -25,7 +25,7 @@ Invariants: one environment a process, and one transaction at a time in it, beca
 writes are sorted, so that each touches as few pages as it can, and bounded, because every page that is touched lies in
 anonymous memory until the commit; the map grows when it is full; a committed transaction is durable before the call
 returns. A pack's number is never given to another pack, because sorted segments go on naming it. Sorted segments are
-written and removed under LMDB's writer lock alone.
+written and listed under LMDB's writer lock alone; a file is removed when no commit lists it any more.
 """
 
 from __future__ import annotations
@@ -368,10 +368,11 @@ class Index:
         It is merged with younger segments that are not much larger, so that there are few. Entries of packs that were
         deleted are left behind. Returns the segments whose files may go after the commit.
         """
-        count = self._block_count(txn) + sum(len(commit[1]) for commit in gathered)
-        if count < LMDB_ENTRIES:
-            return []  # another process has just moved them
-        latest = ascending(np.concatenate([np.zeros((0, 2), np.uint64), *(self._taken(txn, one) for one in gathered)]))
+        fresh = [commit for commit in gathered if txn.get(commit[4].encode(), db=self._segments) is None]
+        count = self._block_count(txn) + sum(len(commit[1]) for commit in fresh)
+        if not fresh and count < LMDB_ENTRIES:
+            return []  # another process has just done so
+        latest = ascending(np.concatenate([np.zeros((0, 2), np.uint64), *(self._taken(txn, one) for one in fresh)]))
         listed = self._sorted_of(txn)
         remove_unlisted(self._folder, [segment.name for segment in listed])
         keep = len(listed)

@@ -314,6 +314,11 @@ def test_many_commits_at_once_go_past_lmdb(tmp_path: Path, monkeypatch: pytest.M
     assert put == 500
     assert index.find_blocks(ids) == [(pack, int(slot)) for slot in slots]
     assert index.segments() == {f"o/{at}" for at in range(0, len(keys), 100)}
+    before = [segment.name for segment in index._sorted]
+    put = 0
+    index.take_in(commits[:20])  # as another process does that began at the same time
+    assert [segment.name for segment in index._sorted] == before
+    assert put == 0
     index.close()
 
 
