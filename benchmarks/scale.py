@@ -278,7 +278,7 @@ def _change_page(image: str, rng: np.random.Generator) -> None:
 
 
 def index(folder: str, to: int, _seconds: float) -> Iterator[Row]:
-    """The real dedup index with more and more synthetic entries, and beside it what else would do."""
+    """The real dedup index with more and more synthetic entries, and beside it LMDB alone."""
 
     def part(name: str, where: str, n: int, *more: str) -> Finished:
         command = (sys.executable, "-m", "benchmarks.scale_index", name, where, "--entries", str(n), *more)
@@ -290,15 +290,17 @@ def index(folder: str, to: int, _seconds: float) -> Iterator[Row]:
         return row
 
     for n in _upto("index", to):
-        lmdb, other = os.path.join(folder, f"lmdb-{n}"), os.path.join(folder, f"other-{n}")
-        yield told(n, "LMDB, filled by key", part("fill", lmdb, n))
-        yield told(n, "LMDB", part("lookup", lmdb, n))
-        yield told(n, "LMDB, cold", part("lookup", lmdb, n, "--cold"))
-        yield told(n, "LMDB, one commit", part("commit", lmdb, n))
-        yield told(n, "sorted segment, built", part("build-segment", other, n))
-        yield told(n, "sorted segment", part("segments", other, n))
-        yield told(n, "sorted segment, cold", part("segments", other, n, "--cold"))
-        yield told(n, "filter", part("filter", other, n))
+        where, lmdb = os.path.join(folder, f"index-{n}"), os.path.join(folder, f"lmdb-{n}")
+        yield told(n, "made anew", part("anew", where, n))
+        yield told(n, "look-ups", part("lookup", where, n))
+        yield told(n, "look-ups, cold", part("lookup", where, n, "--cold"))
+        yield told(n, "commits", part("commit", where, n))
+        shutil.rmtree(where)
+        yield told(n, "LMDB alone, filled by key", part("fill", lmdb, n, "--lmdb-alone"))
+        yield told(n, "LMDB alone, look-ups", part("lookup", lmdb, n, "--lmdb-alone"))
+        yield told(n, "LMDB alone, look-ups, cold", part("lookup", lmdb, n, "--cold", "--lmdb-alone"))
+        yield told(n, "LMDB alone, commits", part("commit", lmdb, n, "--lmdb-alone"))
+        shutil.rmtree(lmdb)
 
 
 # --- what is written ----------------------------------------------------------------------------------------------
@@ -373,7 +375,10 @@ def _index_table(rows: list[Row]) -> str:
         cells = ["-" if rate is None else f"{rate:,.0f}" for rate in rates]
         size = "-" if each is None else f"{each:.1f}"
         memory = f"{row['anonymous_bytes'] / MIB:.0f} MiB"
-        work = row["work"] + (f": {row['index_commit_seconds']:.2f} s" if "index_commit_seconds" in row else "")
+        times = [(row.get(f"index_{key}"), text) for key, text in (("seconds", ""), ("commit_seconds", " each"))]
+        times.append((row.get("index_moving_seconds"), " with a move"))
+        seconds = ", ".join(f"{value:.2f} s{text}" for value, text in times if value is not None)
+        work = row["work"] + (f": {seconds}" if seconds else "")
         lines.append(f"| {_count(row['n'])} | {work} | {size} | {cells[0]} | {cells[1]} | {memory} |")
     return "\n".join(lines) + "\n"
 

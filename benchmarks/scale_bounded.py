@@ -1,7 +1,8 @@
 """What dedup is lost when the index is bounded: `python -m benchmarks.scale_bounded [--size 256M] [--disks 8]`.
 
 Disks of real files are read as first points, one after the other, and their chunks are looked up in an index that keeps
-the N newest entries: newest by when a block was stored, or by when it was last stored or found. Two fleets: clones of a
+the N newest entries: newest by when a block was stored, or by when it was last stored or found; and as the index does
+it, where the oldest quarter goes at once. Two fleets: clones of a
 disk, each with its own churn, and disks whose files come from the same machine but lie elsewhere. N is told as a share
 of one disk's distinct chunks. Only first points are asked here: later ones compare with their parent and ask the index
 for changed chunks alone.
@@ -35,7 +36,7 @@ def chunk_ids(path: str) -> list[bytes]:
     return found
 
 
-def found_again(ids: Iterable[bytes], bound: int, *, by_use: bool) -> int:
+def found_again(ids: Iterable[bytes], bound: int, *, by_use: bool = False, at_once: int = 1) -> int:
     """How many chunks an index of the newest `bound` entries finds, asked and told in this order."""
     index: OrderedDict[bytes, None] = OrderedDict()
     hits = 0
@@ -47,7 +48,8 @@ def found_again(ids: Iterable[bytes], bound: int, *, by_use: bool) -> int:
             continue
         index[one] = None
         if len(index) > bound:
-            index.popitem(last=False)
+            for _ in range(at_once):
+                index.popitem(last=False)
     return hits
 
 
@@ -80,11 +82,18 @@ def main() -> None:
         for name, fleet in fleets(folder, asked.size, asked.disks).items():
             ids = [one for disk in fleet for one in disk]
             distinct = len(set(fleet[0]))
-            most = found_again(ids, len(ids), by_use=False)
-            for by_use in (False, True):
-                rates = [found_again(ids, max(1, int(distinct * share)), by_use=by_use) for share in SHARES]
+            most = found_again(ids, len(ids))
+            for kept, by_use, pieces in (
+                ("by age", False, 0),
+                ("by last use", True, 0),
+                ("by age, in quarters", False, 4),
+            ):
+                rates = []
+                for share in SHARES:
+                    bound = max(1, int(distinct * share))
+                    at_once = bound // pieces if pieces else 1
+                    rates.append(found_again(ids, bound, by_use=by_use, at_once=at_once))
                 cells = " | ".join(f"{100 * rate / most:.0f}%" if most else "-" for rate in rates)
-                kept = "by last use" if by_use else "by age"
                 print(f"| {name} | {kept} | {most} of {len(ids)} ({100 * most / len(ids):.0f}%) | {cells} |")
 
 

@@ -194,13 +194,9 @@ class Check:
                     self._index.bad_copies += 1
         if quick:
             return
-        after: bytes | None = None
-        while True:
+        for rows in index.entries(INDEX_ROWS):
             self._monitor.check()
-            rows, after = index.blocks_after(after, INDEX_ROWS)
             self._compare(rows)
-            if after is None:
-                return
 
     def _compare(self, rows: list[tuple[int, PackName, int]]) -> None:
         """Entries (prefix, pack, slot): those that name no full block of that id are stale."""

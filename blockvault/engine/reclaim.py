@@ -351,6 +351,8 @@ class Reclaimer:
         if reader is not None:
             self._forget(pack, reader, np.arange(reader.table.slot_count))
             reader.close()
+        if self._session.index is not None:
+            self._session.index.forget_pack(pack)
         for name in reversed(names):  # the newest last: until then the pack is whole
             self._result.freed_bytes += self._size(name)
             reach("reclaim.delete-pack")

@@ -33,7 +33,7 @@ from blockvault.snapshots.tier import SnapshotTier
 from blockvault.store.catalog import Catalog, record_names
 from blockvault.store.folder import VaultFolder
 from blockvault.store.host import HostState
-from blockvault.store.index import Index
+from blockvault.store.index import Commit, Index
 from blockvault.store.leases import Lease
 from blockvault.store.locks import FileLock
 from blockvault.store.packs import PackShelf
@@ -119,14 +119,16 @@ class Session:
     def _bring_up_index(self) -> None:
         """Take in index segments of other processes and hosts; all of them, if the index was lost."""
         assert self.index is not None
-        seen = self.index.segments()
+        self.index.take_in(self._unseen(self.index.segments()))
+
+    def _unseen(self, seen: set[str]) -> Iterator[Commit]:
         for name in record_names(self.store, Kind.INDEX):
             key = name.removeprefix("main/index/")
             if key in seen:
                 continue
             try:
                 body, _ = unseal_record(self.keys, Kind.INDEX, name, self.store.read(name))
-                self.index.add_blocks(*decode_index(name, body), key)
+                yield (*decode_index(name, body), key)
             except (CorruptionError, NotFoundError):
                 continue  # costs dedup only; `verify` names it
 

@@ -27,7 +27,7 @@ from blockvault.engine.blocks import STATUS_NO_BASE, STATUS_TEXT, block_name, fe
 from blockvault.engine.pipeline import batch_chunks, in_order
 from blockvault.engine.suspects import Suspects
 from blockvault.engine.verified import VerifiedState
-from blockvault.errors import BlockVaultError, CorruptionError
+from blockvault.errors import BlockVaultError, CorruptionError, NotFoundError
 from blockvault.format.envelope import Kind, unseal_record
 from blockvault.format.index import decode_index
 from blockvault.format.tables import DEPTH_MAX
@@ -176,6 +176,8 @@ class Verifier:
                     if kind is Kind.INDEX:
                         decode_index(name, body)
                 except BlockVaultError as error:
+                    if isinstance(error, NotFoundError) and kind in (Kind.INDEX, Kind.QUARANTINE):
+                        continue  # a prune or repair beside this deleted it after it was listed
                     reason = error.why or error.message
                     if kind is Kind.INDEX:
                         reason += " (serves dedup only: no point needs it)"

@@ -1,11 +1,16 @@
 """The vault's LMDB store: the dedup index and the catalog. This module alone imports `lmdb` (D9).
 
+Of the dedup index LMDB holds what came last, up to `LMDB_ENTRIES`. Beyond it all of that moves into a sorted segment
+beside LMDB's files (`store/sorted_segments.py`), in one transaction: the file is written and durable, then it is listed
+and `blocks` emptied, both by one commit. Younger segments are merged as they come, so that there are few.
+
 Everything in it can be rebuilt from the vault's objects, and is, when it is lost, torn, or belongs to another folder:
 the dedup index from the index segments, the catalog from the records. So nothing here is ever the only copy.
 
 Databases (LMDB 0.9 data format, full sync):
     meta        b"identity" -> identity of the vault folder that it was made for
-    pack-name   u32 BE -> pack name (16 bytes);       pack-number   pack name -> u32 BE
+                b"sorted" -> names of the sorted segments (8 bytes each), the oldest first
+    pack-name   u32 BE -> pack name (16 bytes), b"" where the pack was deleted;       pack-number   pack name -> u32 BE
     blocks      first 8 bytes of a block's id -> pack number u32 BE, slot u32 BE
     segments    "<origin>/<seq>" -> b"" (index segments that are in `blocks`)
     records     object name -> the object's bytes (points, marks, items), sealed as they lie in the vault
@@ -19,7 +24,8 @@ else lies there is removed unopened and made anew.
 Invariants: one environment a process, and one transaction at a time in it, because growing the map ends all others;
 writes are sorted, so that each touches as few pages as it can, and bounded, because every page that is touched lies in
 anonymous memory until the commit; the map grows when it is full; a committed transaction is durable before the call
-returns.
+returns. A pack's number is never given to another pack, because sorted segments go on naming it. Sorted segments are
+written and listed under LMDB's writer lock alone; a file is removed when no commit lists it any more.
 """
 
 from __future__ import annotations
@@ -30,8 +36,10 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import lmdb
@@ -44,13 +52,28 @@ from blockvault.format.index import prefixes_of
 from blockvault.ids import LayerName, PackName
 from blockvault.store.local import check_plain, device_error, make_folders, open_plain, replace_file
 from blockvault.store.locks import FileLock
+from blockvault.store.sorted_segments import (
+    NAME_BYTES,
+    Entries,
+    SortedSegment,
+    UnusableError,
+    ascending,
+    merge,
+    remove_unlisted,
+    write_segment,
+)
 
 MAP_BYTES_START = 64 << 20
-ENTRIES_AT_ONCE = 8192  # of a transaction: in a large index each dirties a page, and those lie in memory until its end
+LMDB_ENTRIES = 1 << 20  # of blocks in LMDB: 64 MiB of file; with more each commit takes longer (ADR 0004)
+SORTED_ENTRIES_MAX = 1 << 27  # in sorted segments: 2.4 GB, 8 TiB of full chunks; beyond it the oldest segment goes
+MERGED_ENTRIES_MAX = SORTED_ENTRIES_MAX // 4  # in one segment: as much is lost at once where the bound is reached
+MERGED_RATIO = 3  # a segment is merged with one so many times larger: each entry is written 5 times, files are 5
+ENTRIES_AT_ONCE = 8192  # that a transaction adds: each dirties a page, and those lie in memory until its end
 _PLACE = struct.Struct(">II")
 _U32 = struct.Struct(">I")
 _U64 = struct.Struct(">Q")
 T = TypeVar("T")
+Commit = tuple[list[PackName], NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32], str]
 
 
 # What LMDB, or what is read out of it, says of pages that are not what was written.
@@ -82,9 +105,11 @@ class Index:
         self._note = note
         self._lock = threading.RLock()
         self.rebuilt = False
+        self._sorted: list[SortedSegment] = []  # the oldest first
         try:
             with self._opening():
                 self._open_checked()
+            self._read(self._sorted_of)  # one that is not usable is forgotten now, before what it held is looked for
         except BaseException:
             if hasattr(self, "_environment"):
                 self._environment.close()  # or this process could never open it again
@@ -235,6 +260,8 @@ class Index:
                     if write:
                         reach("index.commit")
                     return done
+            except UnusableError as error:
+                self._forget_sorted(error.name)
             except lmdb.MapFullError:
                 with self._lock:
                     self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
@@ -259,21 +286,40 @@ class Index:
 
         def work(txn: Any) -> list[tuple[PackName, int] | None]:
             found: list[tuple[PackName, int] | None] = [None] * len(ids)
-            names: dict[int, PackName | None] = {}
+            name_of = self._names(txn)
+            missed: list[int] = []
             for row in order.tolist():
                 value = txn.get(_U64.pack(int(keys[row])), db=self._blocks)
-                if value is None:
-                    continue
-                number, slot = _PLACE.unpack(value)
-                if number not in names:
-                    name = txn.get(_U32.pack(number), db=self._pack_name)
-                    names[number] = PackName(bytes(name)) if name is not None else None
-                name = names[number]
+                number, slot = _PLACE.unpack(value) if value is not None else (0, 0)
+                name = name_of(number) if value is not None else None
                 if name is not None:
                     found[row] = (name, slot)
+                else:
+                    missed.append(row)
+            for segment in reversed(self._sorted_of(txn)):
+                if not missed:
+                    break
+                rows, places = segment.find(keys[missed])
+                for at, place in zip(rows.tolist(), places.tolist(), strict=True):
+                    name = name_of(place >> 32)
+                    if name is not None:
+                        found[missed[at]] = (name, place & 0xFFFFFFFF)
+                missed = [row for row in missed if found[row] is None]
             return found
 
         return self._read(work)
+
+    def _names(self, txn: Any) -> Callable[[int], PackName | None]:
+        """What tells a pack's name by its number; None for a pack that was deleted, or never was."""
+        names: dict[int, PackName | None] = {}
+
+        def name_of(number: int) -> PackName | None:
+            if number not in names:
+                name = txn.get(_U32.pack(number), db=self._pack_name)
+                names[number] = PackName(bytes(name)) if name else None
+            return names[number]
+
+        return name_of
 
     def add_blocks(
         self,
@@ -300,6 +346,117 @@ class Index:
         for start in range(0, max(1, len(order)), ENTRIES_AT_ONCE):
             part = order[start : start + ENTRIES_AT_ONCE]
             self._write(partial(work, part=part, last=start + ENTRIES_AT_ONCE >= len(order)))
+        if self._read(self._block_count) >= LMDB_ENTRIES:
+            self._remove(self._write(partial(self._move, gathered=[])))
+
+    def take_in(self, commits: Iterable[Commit]) -> None:
+        """Take in many commits. What would exceed LMDB's share goes into sorted segments at once, not through LMDB."""
+        gathered: list[Commit] = []
+        count = 0
+        for commit in commits:
+            gathered.append(commit)
+            count += len(commit[1])
+            if count >= LMDB_ENTRIES:
+                self._remove(self._write(partial(self._move, gathered=gathered)))
+                gathered, count = [], 0
+        for commit in gathered:
+            self.add_blocks(*commit)
+
+    def _move(self, txn: Any, gathered: list[Commit]) -> list[SortedSegment]:
+        """Move what LMDB holds, and commits that came after it, into a new sorted segment, and list that.
+
+        It is merged with younger segments that are not much larger, so that there are few. Entries of packs that were
+        deleted are left behind. Returns the segments whose files may go after the commit.
+        """
+        fresh = [commit for commit in gathered if txn.get(commit[4].encode(), db=self._segments) is None]
+        count = self._block_count(txn) + sum(len(commit[1]) for commit in fresh)
+        if not fresh and count < LMDB_ENTRIES:
+            return []  # another process has just done so
+        latest = ascending(np.concatenate([np.zeros((0, 2), np.uint64), *(self._taken(txn, one) for one in fresh)]))
+        listed = self._sorted_of(txn)
+        remove_unlisted(self._folder, [segment.name for segment in listed])
+        keep = len(listed)
+        while keep and listed[keep - 1].count <= min(MERGED_RATIO * count, MERGED_ENTRIES_MAX - count):
+            keep -= 1
+            count += listed[keep].count
+        first = 0
+        while first < keep and count + sum(segment.count for segment in listed[first:keep]) > SORTED_ENTRIES_MAX:
+            first += 1
+        live = self._live_packs(txn)
+        sources = [segment.chunks() for segment in listed[keep:]] + [self._block_chunks(txn), iter([latest])]
+        merged = merge([_only(live, source) for source in sources])
+        name = write_segment(self._folder, self._identity, merged, room=count)
+        txn.put(b"sorted", b"".join(segment.name for segment in listed[first:keep]) + name, db=self._meta)
+        txn.drop(self._blocks, delete=False)  # the tree as a whole: its pages are used again, none is written for it
+        return listed[:first] + listed[keep:]
+
+    def _taken(self, txn: Any, commit: Commit) -> Entries:
+        """A commit's entries, noted as taken in."""
+        packs, prefixes, pack, slot, segment = commit
+        numbers = np.array([self._number_of(txn, name) for name in packs], np.uint64)
+        txn.put(segment.encode(), b"", db=self._segments)
+        return np.stack((prefixes, numbers[pack] << np.uint64(32) | slot.astype(np.uint64)), axis=1)
+
+    def _block_count(self, txn: Any) -> int:
+        return int(txn.stat(self._blocks)["entries"])
+
+    def _block_chunks(self, txn: Any) -> Iterator[Entries]:
+        rows = iter(txn.cursor(db=self._blocks))
+        while data := b"".join(chain.from_iterable(islice(rows, 8 * ENTRIES_AT_ONCE))):
+            yield _rows(data)
+
+    def _live_packs(self, txn: Any) -> NDArray[np.bool_]:
+        """By number whether a pack has a name."""
+        named = [bool(name) for _, name in txn.cursor(db=self._pack_name)]  # numbers are given out without a gap
+        return np.array([*named, False])
+
+    def _remove(self, gone: list[SortedSegment]) -> None:
+        """Remove the files of segments that are listed no longer; who has them open reads on."""
+        reach("sorted.listed")
+        for segment in gone:
+            with suppress(OSError):  # whoever writes the next one removes it
+                os.unlink(segment.path)
+
+    def _sorted_of(self, txn: Any) -> list[SortedSegment]:
+        """The segments that are listed, the oldest first: opens what is new, closes what is gone."""
+        listed = txn.get(b"sorted", db=self._meta) or b""
+        names = [bytes(listed[at : at + NAME_BYTES]) for at in range(0, len(listed), NAME_BYTES)]
+        if names != [segment.name for segment in self._sorted]:
+            known = {segment.name: segment for segment in self._sorted}
+            opened: list[SortedSegment] = []
+            try:
+                for name in names:
+                    opened.append(
+                        known.pop(name) if name in known else SortedSegment(self._folder, self._identity, name)
+                    )
+            finally:
+                for segment in known.values():
+                    segment.close()
+                self._sorted = opened
+        return self._sorted
+
+    def _forget_sorted(self, name: bytes) -> None:
+        """Do without the sorted segments, of which one cannot be used: the next opening makes them anew."""
+
+        def work(txn: Any) -> None:
+            listed = txn.get(b"sorted", db=self._meta) or b""
+            if name in (bytes(listed[at : at + NAME_BYTES]) for at in range(0, len(listed), NAME_BYTES)):
+                txn.delete(b"sorted", db=self._meta)
+                txn.drop(self._segments, delete=False)  # so all of them are taken in again
+                remove_unlisted(self._folder, [])
+
+        self._write(work)
+
+    def forget_pack(self, pack: PackName) -> None:
+        """A pack is deleted: entries that name it are misses from now on, wherever they lie."""
+
+        def work(txn: Any) -> None:
+            number = txn.get(pack, db=self._pack_number)
+            if number is not None:
+                txn.put(number, b"", db=self._pack_name)  # and so the number is not given out again
+                txn.delete(pack, db=self._pack_number)
+
+        self._write(work)
 
     def _number_of(self, txn: Any, pack: PackName) -> int:
         value = txn.get(pack, db=self._pack_number)
@@ -337,35 +494,32 @@ class Index:
         """Index segments (`<origin>/<seq>`) that are in."""
         return self._read(lambda txn: {bytes(key).decode() for key, _ in txn.cursor(db=self._segments)})
 
-    def blocks_after(self, key: bytes | None, limit: int) -> tuple[list[tuple[int, PackName, int]], bytes | None]:
-        """Up to `limit` entries (prefix, pack, slot) behind a key, and the key to go on behind; None: the end.
+    def entries(self, limit: int) -> Iterator[list[tuple[int, PackName, int]]]:
+        """All entries (prefix, pack, slot), up to `limit` at once; of a pack that is gone there are none."""
 
-        An entry whose pack's number has no name is left out: nobody can follow it.
-        """
+        def told(txn: Any, rows: Entries) -> list[tuple[int, PackName, int]]:
+            name_of = self._names(txn)
+            named = ((prefix, name_of(place >> 32), place & 0xFFFFFFFF) for prefix, place in rows.tolist())
+            return [(prefix, pack, slot) for prefix, pack, slot in named if pack is not None]
 
-        def work(txn: Any) -> tuple[list[tuple[int, PackName, int]], bytes | None]:
-            found: list[tuple[int, PackName, int]] = []
-            names: dict[int, PackName | None] = {}
+        def block_rows(txn: Any, start: int) -> tuple[list[tuple[int, PackName, int]], int | None]:
             cursor = txn.cursor(db=self._blocks)
-            there = cursor.first() if key is None else cursor.set_range(key)
-            if there and key is not None and bytes(cursor.key()) == key:
-                there = cursor.next()
-            last: bytes | None = None
-            for _ in range(limit):
-                if not there:
-                    return found, None
-                last = bytes(cursor.key())
-                number, slot = _PLACE.unpack(cursor.value())
-                if number not in names:
-                    name = txn.get(_U32.pack(number), db=self._pack_name)
-                    names[number] = PackName(bytes(name)) if name is not None else None
-                pack = names[number]
-                if pack is not None:
-                    found.append((_U64.unpack(last)[0], pack, slot))
-                there = cursor.next()
-            return found, last
+            there = cursor.set_range(_U64.pack(start))
+            rows = _rows(b"".join(chain.from_iterable(islice(cursor, limit if there else 0))))
+            after = int(rows[-1, 0]) + 1 if len(rows) == limit else 1 << 64
+            return told(txn, rows), after if after < 1 << 64 else None
 
-        return self._read(work)
+        def sorted_rows(txn: Any, name: bytes, start: int) -> list[tuple[int, PackName, int]]:
+            found = [segment for segment in self._sorted_of(txn) if segment.name == name]
+            return told(txn, found[0].read(start, limit)) if found else []  # merged with others meanwhile
+
+        start: int | None = 0
+        while start is not None:
+            rows, start = self._read(partial(block_rows, start=start))
+            yield rows
+        for name, count in self._read(lambda txn: [(one.name, one.count) for one in self._sorted_of(txn)]):
+            for at in range(0, count, limit):
+                yield self._read(partial(sorted_rows, name=name, start=at))
 
     def rebuild(self) -> None:
         """Begin anew, empty: whoever opened it brings it up to the objects again."""
@@ -447,5 +601,22 @@ class Index:
         return sum(entry.stat().st_size for entry in os.scandir(self._folder))
 
     def close(self) -> None:
-        """Close the environment."""
+        """Close the environment and the sorted segments."""
         self._environment.close()
+        while self._sorted:
+            self._sorted.pop().close()
+
+
+def _rows(data: bytes) -> Entries:
+    """Entries out of keys and values of `blocks`."""
+    if len(data) % (_U64.size + _PLACE.size):
+        raise lmdb.CorruptedError("an entry has another length")
+    return np.frombuffer(data, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def _only(live: NDArray[np.bool_], chunks: Iterator[Entries]) -> Iterator[Entries]:
+    """Entries whose pack is live."""
+    for entries in chunks:
+        kept = entries[live[np.minimum(entries[:, 1] >> np.uint64(32), len(live) - 1)]]
+        if len(kept):
+            yield kept

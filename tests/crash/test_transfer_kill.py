@@ -28,6 +28,7 @@ OTHERS = (
     "repair.",
     "quarantine.",
     "store.mend",
+    "sorted.",
 )
 
 TAKE = """

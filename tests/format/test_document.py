@@ -24,6 +24,7 @@ from blockvault.format.envelope import FORMAT_VERSION, Kind, open_sealer, unseal
 from blockvault.ids import LayerName, OriginId, PackName
 from blockvault.model import Mark, MarkKind, PointRef, Secret
 from blockvault.store import folder as vault_folder
+from blockvault.store import index as index_module
 from blockvault.store.host import HostRecord, folder_identity
 from blockvault.store.index import Index
 from blockvault.store.packs import pack_folder
@@ -250,7 +251,7 @@ def test_the_databases_hold_what_the_table_says(tmp_path: Path) -> None:
     with lmdb.open(str(tmp_path / "lmdb"), max_dbs=8, readonly=True, lock=False, lib_version=0) as environment:
         with environment.begin() as transaction:
             names = [bytes(key).decode() for key, _ in transaction.cursor()]
-        assert sorted(names) == sorted(row["database"] for row in table("databases"))
+        assert sorted(names) == sorted({row["database"] for row in table("databases")})
         found = {}
         for name in names:
             database = environment.open_db(name.encode(), create=False)
@@ -270,6 +271,42 @@ def test_the_databases_hold_what_the_table_says(tmp_path: Path) -> None:
         "outlines": [(pack, b"a sealed outline")],
         "filled": [(b"main/packs/0f/generation", struct.pack(">I", 7))],
     }
+
+
+def test_a_sorted_segment_lies_as_the_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "LMDB_ENTRIES", 300)
+    pack, other = PackName(bytes(range(16))), PackName(bytes(16))
+    index = Index(str(tmp_path / "lmdb"), "1:2", now=utc_now(), note=str(tmp_path / "note"))
+    prefixes = np.arange(300, 0, -1, dtype=np.uint64) << np.uint64(40)
+    slots = np.arange(300, dtype=np.uint32)
+    index.add_blocks([other, pack], prefixes, np.ones(300, np.uint32), slots, f"{HEX16}/0000000001")
+    index.forget_pack(other)
+    index.close()
+    with (
+        lmdb.open(str(tmp_path / "lmdb"), max_dbs=8, readonly=True, lock=False, lib_version=0) as environment,
+        environment.begin() as transaction,
+    ):
+        name = transaction.get(b"sorted", db=environment.open_db(b"meta", transaction, create=False))
+        names = environment.open_db(b"pack-name", transaction, create=False)
+        assert [bytes(value) for _, value in transaction.cursor(names)] == [b"", pack]
+        assert transaction.stat(environment.open_db(b"blocks", transaction, create=False))["entries"] == 0
+    data = (tmp_path / "lmdb" / f"sorted-{name.hex()}").read_bytes()
+    pages = (len(data) - 4096) // (4096 + 512 + 8)
+    # An offset is a number, or a sum of a number and so many bytes for each page.
+    places = [tuple(int(part.strip(" P")) for part in row["offset"].split("+")) for row in table("sorted segment")]
+    offsets = [place[0] + pages * (place[1] if len(place) > 1 else 0) for place in places]
+    assert len(data) == offsets[-1] + 8 * pages
+    assert data[offsets[0] :][:8] == b"BVSORTED"
+    assert data[offsets[1] :][:8] == name
+    assert struct.unpack_from("<Q", data, offsets[2]) == (300,)
+    fences = data[offsets[6] :][:16]
+    told = blake3.blake3(b"1:2").digest() + name + struct.pack("<Q", 300) + fences
+    assert data[offsets[3] :][:32] == blake3.blake3(told).digest()
+    entries = struct.unpack_from("<600Q", data, offsets[4])
+    assert entries[::2] == tuple(sorted(prefixes.tolist()))
+    assert entries[1::2] == tuple((1 << 32) + slot for slot in range(299, -1, -1))
+    assert struct.unpack_from("<300H", data, offsets[5]) == tuple(prefix & 0xFFFF for prefix in entries[::2])
+    assert struct.unpack("<2Q", fences) == (entries[0], entries[512])
 
 
 def test_a_host_record_begins_at_number_one() -> None:

@@ -38,6 +38,7 @@ from blockvault.format.layers import decode_root, decode_segment, encode_segment
 from blockvault.format.outlines import decode_outline, encode_outline, joined, outline_of_segment, without
 from blockvault.format.tables import decode_table
 from blockvault.model import PointDisk, PointInfo, Secret, Tier
+from blockvault.store import sorted_segments
 from blockvault.store.folder import open_folder
 from blockvault.store.index import Index
 from blockvault.store.manifest import Manifest
@@ -369,6 +370,36 @@ def _lmdb(root: Path) -> Target:
     return Target("lmdb", run, seeds, slow=True)
 
 
+def _sorted(root: Path) -> Target:
+    """A sorted segment under a name that LMDB lists: as it is, or with a header that is true of what lies behind it."""
+    folder = root / "sorted"
+    folder.mkdir(parents=True)
+    keys = np.arange(1, 601, dtype=np.uint64) << np.uint64(50)
+    name = sorted_segments.write_segment(str(folder), "1:2", iter([np.stack((keys, keys), axis=1)]), 600)
+    path = folder / f"sorted-{name.hex()}"
+    true = path.read_bytes()
+
+    def run(data: bytes) -> None:
+        content = data[1:]
+        if data[:1] == b"\1" and len(content) >= 24:
+            pages = (len(content) - 4096) // 4616
+            count = int.from_bytes(content[16:24], "little")
+            fences = content[4096 + 4608 * pages :][: 8 * -(-count // 256)] if pages > 0 else b""
+            content = sorted_segments._header("1:2", name, count, fences) + content[56:]
+        path.write_bytes(content)
+        with contextlib.suppress(sorted_segments.UnusableError):
+            segment = sorted_segments.SortedSegment(str(folder), "1:2", name)
+            try:
+                rows, places = segment.find(np.concatenate((keys, np.zeros(1, np.uint64), keys[::-1])))
+                assert len(rows) == len(places)
+                for _ in sorted_segments.merge([segment.chunks(), iter([np.stack((keys, keys), axis=1)])]):
+                    pass
+            finally:
+                segment.close()
+
+    return Target("sorted", run, [b"\0" + true, b"\1" + true])
+
+
 def _host(root: Path) -> Target:
     """The host's own state: nobody else writes it, but a disk may have turned its bits."""
     world = World(root)
@@ -406,6 +437,7 @@ TARGETS: dict[str, Make] = {
     "outlines": _outlines,
     "vaults": _vaults,
     "lmdb": _lmdb,
+    "sorted": _sorted,
     "host": _host,
 }
 

@@ -11,10 +11,12 @@ from helpers.files import listing, noise
 from helpers.site import CHUNK, KEY_FILE, Site
 
 from blockvault.clock import utc_now
+from blockvault.engine import verify
 from blockvault.errors import BlockVaultError, UnsupportedError
 from blockvault.format import records
 from blockvault.format.envelope import FORMAT_VERSION, Kind, seal_record
 from blockvault.model import Mark
+from blockvault.store.local import LocalStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,3 +154,23 @@ def test_a_vault_that_asks_for_a_newer_reader_is_not_opened(site: Site, image: P
     with pytest.raises(BlockVaultError) as caught:
         site.reopen()
     assert caught.value.kind == "vault.newer-format"
+
+
+def test_an_index_segment_that_goes_while_verify_lists_is_no_damage(
+    site: Site, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prune beside it deletes the segment of packs that are all gone."""
+    site.take(image)
+    true = verify.record_names
+
+    def listed_before_a_prune(store: LocalStore, kind: Kind) -> list[str]:
+        names = list(true(store, kind))
+        if kind is Kind.INDEX:
+            assert names
+            for name in names:
+                store.delete(name)
+        return names
+
+    monkeypatch.setattr(verify, "record_names", listed_before_a_prune)
+    assert site.vault.verify().damage == ()
+    site.check_all()
