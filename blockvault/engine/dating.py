@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TypeVar
 
-from blockvault.model import Point
+from blockvault.model import PointBrief
 
 JUMP_LEAST = timedelta(days=14)
 JUMP_INTERVALS = 3
@@ -39,7 +39,7 @@ def in_order(
     return [row[-1] for row in sorted(dated, key=lambda row: row[:3])]
 
 
-def committed_last(points: list[Point]) -> list[Point]:
+def committed_last(points: list[PointBrief]) -> list[PointBrief]:
     """Points of one origin and item, the one committed last first: it is no other's parent, whatever the dates say."""
     parents = {point.parent for point in points}
     return sorted(points, key=lambda point: (point.ref not in parents, point.committed, point.ref.number), reverse=True)

@@ -167,6 +167,7 @@ class Verifier:
         return TouchedRange(label, point.item_name, disk.name, 0, disk.size)
 
     def _check_records(self) -> None:
+        self.catalog.read_all()
         for damage in self.catalog.damage.values():
             self._note(damage.name, None, damage.reason, [])
         for kind in (Kind.CONFIG, Kind.ORIGIN, Kind.ITEM, Kind.MARK, Kind.INDEX, Kind.QUARANTINE):

@@ -66,6 +66,7 @@ class Kind(StrEnum):
     CONDEMNED = "COND"
     QUARANTINE = "QUAR"
     OUTLINE = "OUTL"  # never an object: in LMDB alone
+    BRIEFS = "BRFS"  # never an object: in LMDB alone
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
@@ -249,7 +250,7 @@ def _limits(kind: Kind) -> tuple[int, int]:
     """The most plain bytes of a record of that kind, and how many times its frame's length."""
     if kind is Kind.INDEX:
         return INDEX_PLAIN_MAX, NAMES_RATIO_MAX
-    return OUTLINE_PLAIN_MAX if kind is Kind.OUTLINE else RECORD_PLAIN_MAX, RECORD_RATIO_MAX
+    return OUTLINE_PLAIN_MAX if kind in (Kind.OUTLINE, Kind.BRIEFS) else RECORD_PLAIN_MAX, RECORD_RATIO_MAX
 
 
 def unseal_record(keys: VaultKeys, kind: Kind, name: str, data: bytes) -> tuple[bytes, bytes]:

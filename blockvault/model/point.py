@@ -43,6 +43,24 @@ class PointDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class PointBrief:
+    """What is asked of all points at once, as each one's record states it."""
+
+    ref: PointRef
+    id: PointId
+    item_id: ItemId
+    item_name: str
+    taken: datetime
+    committed: datetime
+    parent: PointRef | None
+
+    @property
+    def number(self) -> int:
+        """N of `--point N`."""
+        return self.ref.number
+
+
+@dataclass(frozen=True, slots=True)
 class PointStatistics:
     """The five figures of a job, and the count of changed chunks. All in bytes but the last."""
 
@@ -81,6 +99,11 @@ class Point:
     def number(self) -> int:
         """N of `--point N`."""
         return self.ref.number
+
+    @property
+    def brief(self) -> PointBrief:
+        """What is asked of it together with all others."""
+        return PointBrief(self.ref, self.id, self.item_id, self.item_name, self.taken, self.committed, self.parent)
 
     @property
     def size(self) -> int:

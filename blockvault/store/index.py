@@ -8,7 +8,8 @@ Databases (LMDB 0.9 data format, full sync):
     pack-name   u32 BE -> pack name (16 bytes);       pack-number   pack name -> u32 BE
     blocks      first 8 bytes of a block's id -> pack number u32 BE, slot u32 BE
     segments    "<origin>/<seq>" -> b"" (index segments that are in `blocks`)
-    records     object name -> the object's bytes (points, marks, items), sealed as they lie in the vault
+    records     object name -> the object's bytes (points, marks, items), sealed as they lie in the vault;
+                "briefs/<origin>/<block>" -> what is asked of all points, sealed (`store/briefs.py`)
     outlines    layer name -> outline, sealed (`store/outlines.py`)
     filled      object name of a pack's generation -> number of its blocks, u32 BE
 
@@ -385,6 +386,31 @@ class Index:
                     yield bytes(key).decode(), bytes(value)
 
         return self._read(lambda txn: dict(walk(txn)))
+
+    def record_names(self, prefix: str) -> set[str]:
+        """Names of the cached objects under a folder."""
+
+        def walk(txn: Any) -> Iterator[str]:
+            start = prefix.encode() + b"/"
+            cursor = txn.cursor(db=self._records)
+            if cursor.set_range(start):
+                for key in cursor.iternext(keys=True, values=False):
+                    name = bytes(key)
+                    if not name.startswith(start):
+                        break
+                    yield name.decode()
+
+        return self._read(lambda txn: set(walk(txn)))
+
+    def records_named(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Cached objects by their names; those that are not cached are not in it."""
+        wanted = sorted(names)
+
+        def work(txn: Any) -> dict[str, bytes]:
+            values = ((name, txn.get(name.encode(), db=self._records)) for name in wanted)
+            return {name: bytes(value) for name, value in values if value is not None}
+
+        return self._read(work)
 
     def change_records(self, put: Iterable[tuple[str, bytes]], drop: Iterable[str]) -> None:
         """Bring the catalog up to the objects: take in new records, forget those that are gone."""

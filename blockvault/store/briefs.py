@@ -1,0 +1,93 @@
+"""Briefs of points in LMDB: what is asked of all points at once, so that nobody decodes every record to learn it.
+
+Which point of an item was committed last, what `ITEM@latest` means, how old the records are: that takes a few fields of
+every point. They lie together, those of 256 numbers of an origin in one value, so that 10,000 points are 40 values.
+
+Invariants:
+- A brief says what its point's record says; both are written in one transaction, and a record never changes.
+- A block is sealed as an object is, under its own name: one of another place, or of a vault of other keys, does not
+  unseal. Nothing in it is the only copy: what is not in it is read from the record.
+- A brief whose record is gone from the vault says nothing: whoever asks goes by the names that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from blockvault.errors import BlockVaultError
+from blockvault.format import jsontext
+from blockvault.format.envelope import Kind, damaged, seal_record, unseal_record
+from blockvault.ids import ItemId, OriginId, PointId
+from blockvault.model import PointBrief, PointRef, VaultKeys
+from blockvault.store.index import Index
+
+BRIEFS_FOLDER = "briefs"
+BLOCK_NUMBERS = 256
+
+
+class _Row(msgspec.Struct, frozen=True, array_like=True):
+    number: int
+    id: str
+    item_id: str
+    item_name: str
+    taken: datetime
+    committed: datetime
+    parent: tuple[str, int] | None
+
+
+def block_name(ref: PointRef) -> str:
+    """The key of the block that has a point's brief."""
+    return f"{BRIEFS_FOLDER}/{ref.origin}/{ref.number // BLOCK_NUMBERS:08d}"
+
+
+def read_blocks(keys: VaultKeys, index: Index) -> dict[PointRef, PointBrief]:
+    """All briefs that are kept. A block that does not read is as good as none."""
+    found: dict[PointRef, PointBrief] = {}
+    for name, data in index.records(BRIEFS_FOLDER).items():
+        found.update(_decode(keys, name, data))
+    return found
+
+
+def changed_blocks(
+    keys: VaultKeys, index: Index, fresh: Iterable[PointBrief], gone: Iterable[PointRef]
+) -> tuple[dict[str, bytes], list[str]]:
+    """What is to be written, sealed, and what dropped, so that `fresh` are kept and those of `gone` are not."""
+    by_block: dict[str, dict[PointRef, PointBrief | None]] = {}
+    for ref in gone:
+        by_block.setdefault(block_name(ref), {})[ref] = None
+    for brief in fresh:
+        by_block.setdefault(block_name(brief.ref), {})[brief.ref] = brief
+    before = index.records_named(by_block)
+    put: dict[str, bytes] = {}
+    for name, changes in by_block.items():
+        rows = {**(_decode(keys, name, before[name]) if name in before else {}), **changes}
+        kept = [_row(brief) for _, brief in sorted(rows.items()) if brief is not None]
+        if kept:
+            put[name] = seal_record(keys, Kind.BRIEFS, name, jsontext.encode(kept))[0]
+    return put, [name for name in by_block if name not in put]
+
+
+def _row(brief: PointBrief) -> _Row:
+    parent = (str(brief.parent.origin), brief.parent.number) if brief.parent is not None else None
+    return _Row(brief.number, brief.id, brief.item_id, brief.item_name, brief.taken, brief.committed, parent)
+
+
+def _decode(keys: VaultKeys, name: str, data: bytes) -> dict[PointRef, PointBrief]:
+    origin = OriginId(name.split("/")[1])
+    found: dict[PointRef, PointBrief] = {}
+    try:
+        body, _ = unseal_record(keys, Kind.BRIEFS, name, data)
+        for row in jsontext.decode(body, list[_Row]):
+            ref = PointRef(origin, row.number)
+            if block_name(ref) != name:
+                raise damaged(name, "it has a brief of another block")
+            parent = PointRef(OriginId(row.parent[0]), row.parent[1]) if row.parent is not None else None
+            found[ref] = PointBrief(
+                ref, PointId(row.id), ItemId(row.item_id), row.item_name, row.taken, row.committed, parent
+            )
+    except (BlockVaultError, msgspec.MsgspecError, UnicodeDecodeError):
+        return {}
+    return found
