@@ -271,7 +271,7 @@ class Backup:
         of a clock that has just jumped ahead.
         """
         newest: dict[ItemId, int] = {}
-        own = [brief for brief in self._session.catalog.briefs() if brief.ref.origin == self._session.origin]
+        own = [brief for brief in self._session.catalog.briefs() if brief.origin == self._session.origin]
         for brief in own:
             newest[brief.item_id] = max(newest.get(brief.item_id, 0), brief.number)
         snapshots = self._session.tier.records()

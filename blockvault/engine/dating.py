@@ -41,8 +41,8 @@ def in_order(
 
 def committed_last(points: list[PointBrief]) -> list[PointBrief]:
     """Points of one origin and item, the one committed last first: it is no other's parent, whatever the dates say."""
-    parents = {point.parent for point in points}
-    return sorted(points, key=lambda point: (point.ref not in parents, point.committed, point.ref.number), reverse=True)
+    parents = {point.parent[1] for point in points if point.parent is not None and point.parent[0] == point.origin}
+    return sorted(points, key=lambda point: (point.number not in parents, point.committed, point.number), reverse=True)
 
 
 def expiry_moment(now: datetime, recorded: Iterable[datetime]) -> datetime:

@@ -108,7 +108,7 @@ class Listing:
         entries: list[_Entry] = []
         labels: dict[OriginId, str] = {}
         for brief in session.catalog.briefs():
-            number, origin = brief.ref.number, brief.ref.origin
+            number, origin, state = brief.number, brief.origin, session.catalog.state(brief.ref)
             own = origin == session.origin
             if not own and origin not in labels:
                 labels[origin] = session.label(origin)
@@ -118,7 +118,7 @@ class Listing:
                 del snapshots[number]
             else:
                 record = None
-            if not deleted and session.catalog.state(brief.ref).deleted is not None:
+            if not deleted and state.deleted is not None:
                 continue
             label = str(number) if own else f"{labels[origin]}:{number}"
             entries.append(

@@ -50,11 +50,11 @@ class Transferring:
         record does not stand in the vault as the catalog knows it is no parent, and that is told.
         """
         briefs = [brief for brief in self._session.catalog.briefs() if brief.item_id == item_id]
-        own = [brief for brief in briefs if brief.ref.origin == self._session.origin]
+        own = [brief for brief in briefs if brief.origin == self._session.origin]
         if own:
             briefs = committed_last(own)
         else:
-            briefs.sort(key=lambda brief: (brief.taken, brief.ref.number), reverse=True)
+            briefs.sort(key=lambda brief: (brief.taken, brief.number), reverse=True)
         for brief in briefs:
             point = self._session.catalog.record(brief.ref)
             if point is not None and self._session.catalog.stands(point.ref, point.digest):

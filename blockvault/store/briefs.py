@@ -13,14 +13,12 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 
 import msgspec
 
 from blockvault.errors import BlockVaultError
 from blockvault.format import jsontext
-from blockvault.format.envelope import Kind, damaged, seal_record, unseal_record
-from blockvault.ids import ItemId, OriginId, PointId
+from blockvault.format.envelope import Kind, seal_record, unseal_record
 from blockvault.model import PointBrief, PointRef, VaultKeys
 from blockvault.store.index import Index
 
@@ -28,66 +26,39 @@ BRIEFS_FOLDER = "briefs"
 BLOCK_NUMBERS = 256
 
 
-class _Row(msgspec.Struct, frozen=True, array_like=True):
-    number: int
-    id: str
-    item_id: str
-    item_name: str
-    taken: datetime
-    committed: datetime
-    parent: tuple[str, int] | None
-
-
-def block_name(ref: PointRef) -> str:
+def block_name(point: PointBrief | PointRef) -> str:
     """The key of the block that has a point's brief."""
-    return f"{BRIEFS_FOLDER}/{ref.origin}/{ref.number // BLOCK_NUMBERS:08d}"
+    return f"{BRIEFS_FOLDER}/{point.origin}/{point.number // BLOCK_NUMBERS:08d}"
 
 
-def read_blocks(keys: VaultKeys, index: Index) -> dict[PointRef, PointBrief]:
+def read_blocks(keys: VaultKeys, index: Index) -> list[PointBrief]:
     """All briefs that are kept. A block that does not read is as good as none."""
-    found: dict[PointRef, PointBrief] = {}
-    for name, data in index.records(BRIEFS_FOLDER).items():
-        found.update(_decode(keys, name, data))
-    return found
+    return [brief for name, data in index.records(BRIEFS_FOLDER).items() for brief in _decode(keys, name, data)]
 
 
 def changed_blocks(
     keys: VaultKeys, index: Index, fresh: Iterable[PointBrief], gone: Iterable[PointRef]
 ) -> tuple[dict[str, bytes], list[str]]:
     """What is to be written, sealed, and what dropped, so that `fresh` are kept and those of `gone` are not."""
-    by_block: dict[str, dict[PointRef, PointBrief | None]] = {}
+    by_block: dict[str, dict[int, PointBrief | None]] = {}
     for ref in gone:
-        by_block.setdefault(block_name(ref), {})[ref] = None
+        by_block.setdefault(block_name(ref), {})[ref.number] = None
     for brief in fresh:
-        by_block.setdefault(block_name(brief.ref), {})[brief.ref] = brief
+        by_block.setdefault(block_name(brief), {})[brief.number] = brief
     before = index.records_named(by_block)
     put: dict[str, bytes] = {}
     for name, changes in by_block.items():
-        rows = {**(_decode(keys, name, before[name]) if name in before else {}), **changes}
-        kept = [_row(brief) for _, brief in sorted(rows.items()) if brief is not None]
+        known = {brief.number: brief for brief in _decode(keys, name, before[name])} if name in before else {}
+        kept = [brief for _, brief in sorted({**known, **changes}.items()) if brief is not None]
         if kept:
             put[name] = seal_record(keys, Kind.BRIEFS, name, jsontext.encode(kept))[0]
     return put, [name for name in by_block if name not in put]
 
 
-def _row(brief: PointBrief) -> _Row:
-    parent = (str(brief.parent.origin), brief.parent.number) if brief.parent is not None else None
-    return _Row(brief.number, brief.id, brief.item_id, brief.item_name, brief.taken, brief.committed, parent)
-
-
-def _decode(keys: VaultKeys, name: str, data: bytes) -> dict[PointRef, PointBrief]:
-    origin = OriginId(name.split("/")[1])
-    found: dict[PointRef, PointBrief] = {}
+def _decode(keys: VaultKeys, name: str, data: bytes) -> list[PointBrief]:
     try:
         body, _ = unseal_record(keys, Kind.BRIEFS, name, data)
-        for row in jsontext.decode(body, list[_Row]):
-            ref = PointRef(origin, row.number)
-            if block_name(ref) != name:
-                raise damaged(name, "it has a brief of another block")
-            parent = PointRef(OriginId(row.parent[0]), row.parent[1]) if row.parent is not None else None
-            found[ref] = PointBrief(
-                ref, PointId(row.id), ItemId(row.item_id), row.item_name, row.taken, row.committed, parent
-            )
+        found: list[PointBrief] = jsontext.decode(body, list[PointBrief])
     except (BlockVaultError, msgspec.MsgspecError, UnicodeDecodeError):
-        return {}
+        return []
     return found

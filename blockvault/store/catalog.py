@@ -79,7 +79,7 @@ def _in_order(marks: dict[int, Mark | None]) -> list[Mark | None]:
 def highest_number(store: LocalStore, folder: str, digits: int) -> int:
     """The highest number that names an object of a folder; 0 if there is none. Other files say nothing."""
     pattern = re.compile(f"[0-9]{{{digits}}}")
-    return max((int(entry) for entry in store.entries(folder) if pattern.fullmatch(entry)), default=0)
+    return int(max(filter(pattern.fullmatch, store.entries(folder)), default=0))
 
 
 def check_number(number: int, digits: int, folder: str) -> None:
@@ -137,8 +137,7 @@ class Catalog:
         self.copy_refused: DeviceError | None = None  # why LMDB could not be brought up, as of the last time
         self._names: dict[Kind, set[str]] = {kind: set() for kind in _DECODERS}  # what is there, as of the last look
         self._decoded: dict[str, Point | Mark | Item] = {}  # what was read well, by name
-        self._points: dict[PointRef, str] = {}  # the names of points' records, split when first asked for
-        self._briefs: dict[PointRef, PointBrief] | None = None
+        self._briefs: dict[str, PointBrief] | None = None  # by name of the record; None: nobody has asked yet
         self._mark_names: dict[PointRef, dict[int, str]] = {}
         self._marks: dict[PointRef, dict[int, Mark | None]] = {}  # by sequence; None: it cannot be read
         self._item_names: dict[str, list[str]] = {}  # newest first
@@ -186,8 +185,7 @@ class Catalog:
     def _put(self, fresh: dict[str, bytes], points: Iterable[Point], gone: set[str]) -> None:
         """Bring LMDB up: records that are new, briefs of points, and names that are gone."""
         briefs = [point.brief for point in points]
-        if self._briefs is not None:
-            self._briefs.update((brief.ref, brief) for brief in briefs)
+        self._learn(briefs)
         if self._index is not None and (fresh or briefs or gone):
             ended = [ref_of(name) for name in gone if name.startswith("points/")]
             put, drop = changed_blocks(self._keys, self._index, briefs, ended)
@@ -242,44 +240,45 @@ class Catalog:
 
     # --- points ------------------------------------------------------------------------------------------------
 
-    def _refs(self) -> dict[PointRef, str]:
-        """The names of all points' records, readable or not."""
+    def _ended(self) -> dict[str, PointRef]:
+        """Points with a record, readable or not, that are no roots any more, by its name."""
         names = self._names[Kind.POINT]
-        if len(self._points) != len(names) or not names.issuperset(self._points.values()):
-            self._points = {ref_of(name): name for name in names}
-        return self._points
-
-    def _roots(self) -> list[PointRef]:
-        """Points that are neither void nor purged, soft-deleted ones too, in order of number; readable or not."""
-        roots = [ref for ref in self._refs() if ref not in self._mark_names or self.state(ref).is_root]
-        return sorted(roots, key=lambda ref: (ref.number, ref.origin))
+        marked = ((point_object(ref), ref) for ref in self._mark_names)
+        return {name: ref for name, ref in marked if name in names and not self.state(ref).is_root}
 
     def points(self) -> list[Point]:
-        """Roots that can be read, in order of number. Every one's record is decoded: `briefs` costs less."""
-        names = self._refs()
-        roots = [names[ref] for ref in self._roots()]
+        """Roots that can be read: points that are neither void nor purged, soft-deleted ones too, in order of number.
+
+        Every one's record is decoded: `briefs` costs less.
+        """
+        roots = self._names[Kind.POINT] - self._ended().keys()
         self._read(Kind.POINT, roots)
-        return [found for name in roots if isinstance(found := self._decoded.get(name), Point)]
+        found = [point for name in roots if isinstance(point := self._decoded.get(name), Point)]
+        return sorted(found, key=lambda point: (point.ref.number, point.ref.origin))
 
     def briefs(self) -> list[PointBrief]:
-        """Briefs of all roots, in order of number. Only records whose briefs LMDB does not keep are decoded."""
-        names, roots = self._refs(), self._roots()
+        """Briefs of the same points, in no order. Only records whose briefs LMDB does not keep are decoded."""
         if self._briefs is None:
-            self._briefs = read_blocks(self._keys, self._index) if self._index else {}
-        missing = [ref for ref in roots if ref not in self._briefs]
+            self._briefs = {}
+            self._learn(read_blocks(self._keys, self._index) if self._index else [])
+        known = self._briefs
+        roots = self._names[Kind.POINT] - self._ended().keys()
+        missing = roots - known.keys()
         if missing:
-            self._read(Kind.POINT, [names[ref] for ref in missing])
-            read = [found for ref in missing if isinstance(found := self._decoded.get(names[ref]), Point)]
+            self._read(Kind.POINT, missing)
             try:
-                self._put({}, read, set())
+                self._put({}, [found for name in missing if isinstance(found := self._decoded.get(name), Point)], set())
             except DeviceError as error:
                 self.copy_refused = error
-        return [brief for ref in roots if (brief := self._briefs.get(ref)) is not None]
+        return [known[name] for name in roots if name in known]
+
+    def _learn(self, briefs: Iterable[PointBrief]) -> None:
+        if self._briefs is not None:
+            self._briefs.update((f"points/{brief.origin}/{brief.number:010d}", brief) for brief in briefs)
 
     def ended(self) -> list[PointRef]:
         """Points with a record, readable or not, that are no roots any more: void or purged."""
-        names = self._refs()
-        return sorted(ref for ref in self._mark_names if ref in names and not self.state(ref).is_root)
+        return sorted(self._ended().values())
 
     def point(self, ref: PointRef) -> Point | None:
         """A root, or None."""
