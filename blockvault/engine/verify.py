@@ -1,8 +1,8 @@
 """Verify: every byte that points need, against its identity; and what each damaged thing touches.
 
 Order: records -> layers -> runs against tables (R1) -> blocks, pack by pack in slot order. Layers are shared between
-points, so a cell that several points see through the same layers is walked once, a run is compared once and a table
-read for it once, however many points list its layer, and a block is decoded once.
+points, so structure is proved layer by layer (`engine/structure.py`), and a block is decoded once. A disk of a point of
+which anything is in doubt is walked cell by cell: that names what is damaged, and what it takes with it.
 
 `quick` stops before the blocks: records, layers, tables and the binding of runs, no payload.
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from blockvault.engine.blocks import STATUS_NO_BASE, STATUS_TEXT, block_name, fetch
 from blockvault.engine.pipeline import batch_chunks, in_order
+from blockvault.engine.structure import Structure
 from blockvault.engine.suspects import Suspects
 from blockvault.engine.verified import VerifiedState
 from blockvault.errors import BlockVaultError, CorruptionError
@@ -128,8 +129,9 @@ class Verifier:
             self._check_records()
         for label, point in points:
             self._check_point_record(label, point)
-            for disk in point.disks:
-                self._walk_disk(label, point, disk)
+        structure = Structure(self.store, self.keys, self.shelf, self.monitor, self._mark)
+        for label, point, disk in structure.doubtful(points):
+            self._walk_disk(label, point, disk)
         blocks = plain = stored = 0
         if not quick:
             self._add_bases()
@@ -253,18 +255,15 @@ class Verifier:
         packs, slots = cell.pack[data][order], cell.slot[data][order]
         found, starts = np.unique(packs, return_index=True)
         for index, these in zip(found.tolist(), np.split(slots, starts[1:]), strict=True):
-            pack = cell.packs[index]
-            # A table is read only for a pack that is new: more packs than are kept open would be read at every point.
-            known = self.needed.get(pack)
-            slot_count = self.shelf.reader(pack).table.slot_count if known is None else len(known)
-            self._mark(pack, these, slot_count, chunk_size)
+            self._mark(cell.packs[index], these, chunk_size)
 
-    def _mark(self, pack: PackName, slots: NDArray[np.uint32], slot_count: int, chunk_size: int) -> None:
+    def _mark(self, pack: PackName, slots: NDArray[np.uint32], chunk_size: int) -> None:
         needed = self.needed.get(pack)
         if needed is None:
-            needed = self.needed[pack] = np.zeros(slot_count, dtype=np.bool_)
+            # A table is read only for a pack that is new: more packs than are kept open would be read at every point.
+            needed = self.needed[pack] = np.zeros(self.shelf.reader(pack).table.slot_count, dtype=np.bool_)
             self._chunk_size[pack] = chunk_size
-        needed[slots[slots < slot_count]] = True
+        needed[slots[slots < len(needed)]] = True
 
     def _add_bases(self) -> None:
         """Bases of needed deltas are needed too, to any depth, so that a damaged base is named itself."""
@@ -287,7 +286,7 @@ class Verifier:
                 here = here[table.base_slot[here] < below.slot_count]
                 # Only what lies less deep is a base (`fetch` refuses the rest): so this ends, whatever tables say.
                 here = here[below.depths[table.base_slot[here]] < table.depths[here]]
-                self._mark(base, table.base_slot[here], below.slot_count, self._chunk_size[pack])
+                self._mark(base, table.base_slot[here], self._chunk_size[pack])
                 if int(np.count_nonzero(self.needed[base])) > before and base != pack:
                     todo.append(base)
 
