@@ -35,6 +35,7 @@ from blockvault.format.outlines import (
     cut,
     holds,
     joined,
+    no_ranges,
     outline_of_segment,
     without,
 )
@@ -50,6 +51,7 @@ from blockvault.store.outlines import OutlineShelf
 Stack = tuple[tuple[LayerRef, ...], int, int]  # layers, newest first; chunks of the disk; bytes of a chunk
 I64 = NDArray[np.int64]
 L = TypeVar("L", bound=Hashable)
+CHUNK_MAX = int(np.iinfo(np.int64).max)
 
 WINDOW_PIECES = 1 << 20
 OUTLINE_ROWS_HELD = 1 << 19
@@ -181,15 +183,19 @@ class Marker:
     def _mark_window(self, stacks: list[Stack], layers: dict[LayerName, _Layer], first: int, end: int) -> None:
         stated: dict[LayerName, I64] = {}
         live: dict[LayerName, I64] = {}
+        views = [(tuple(ref.name for ref in refs), chunks) for refs, chunks, _ in stacks]
+        seen_to = newest_layers(views)
         held = _Held()
         for name, layer in layers.items():
             self._monitor.check()
             outline = held.keep(name, layer.outline(first, end))
-            stated[name], live[name] = outline.stated, outline.live
-        unseen = unseen_of([(tuple(ref.name for ref in refs), n) for refs, n, _ in stacks], stated, live, self._monitor)
+            stated[name] = outline.stated
+            if int((outline.first + outline.length).max(initial=0)) > seen_to.get(name, 0):
+                live[name] = cut(outline.live, seen_to.get(name, 0), CHUNK_MAX)
+        unseen = unseen_of(views, stated, live, self._monitor)
         for name, layer in layers.items():
             self._monitor.check()
-            self._take(layer_object(name), held.get(name) or layer.outline(first, end), unseen[name])
+            self._take(layer_object(name), held.get(name) or layer.outline(first, end), unseen.get(name, no_ranges()))
 
     def _take(self, layer: str, outline: Outline, unseen: I64) -> None:
         """Note the slots that some stack sees, and the bases of their blocks."""
@@ -226,24 +232,33 @@ class Marker:
                 self.needed.add(outline.packs[index], slots[rows_of], lengths[rows_of])
 
 
+def newest_layers(stacks: Iterable[tuple[tuple[L, ...], int]]) -> dict[L, int]:
+    """The layers on top of some stack, and up to which chunk it sees all of them.
+
+    Such a layer hides behind nothing: most are that of the point that they were made for, and only of the others it has
+    to be looked what lies above them.
+    """
+    found: dict[L, int] = {}
+    for names, chunks in stacks:
+        if names:
+            found[names[0]] = max(found.get(names[0], 0), chunks)
+    return found
+
+
 def unseen_of(
     stacks: Iterable[tuple[tuple[L, ...], int]], stated: Mapping[L, I64], live: Mapping[L, I64], monitor: Monitor
 ) -> dict[L, I64]:
-    """Of each layer the chunks that are live in it and that no stack sees there.
+    """Of each layer the chunks that no stack sees there, of those that are asked about.
 
     Args:
         stacks: layers, newest first, and the chunks of the disk.
         stated: of each layer that some stack lists the chunks that it states.
-        live: of the layers that are asked about, the chunks of their live blocks.
+        live: of layers chunks of their live blocks, but for what `newest_layers` answers.
         monitor: counts the stacks that had to be walked.
     """
     unseen = dict(live)
     above: dict[L, dict[tuple[tuple[L, ...], int], None]] = defaultdict(dict)
     for names, chunks in stacks:
-        # A layer on top of a stack hides behind nothing: most are that of the point that they were made for, and only
-        # for the others it has to be looked what lies above them.
-        if names and names[0] in unseen:
-            unseen[names[0]] = cut(unseen[names[0]], chunks, np.iinfo(np.int64).max)
         for at in range(1, len(names)):
             if len(unseen.get(names[at], ())):
                 above[names[at]][names[:at], chunks] = None

@@ -26,7 +26,7 @@ import blake3
 import numpy as np
 from numpy.typing import NDArray
 
-from blockvault.engine.marking import unseen_of
+from blockvault.engine.marking import CHUNK_MAX, newest_layers, unseen_of
 from blockvault.errors import CorruptionError
 from blockvault.format.layers import ENTRY_SEGMENT, SEGMENT_SLOTS_MAX, Segment
 from blockvault.format.outlines import I64, cut, holds, no_ranges, united, without
@@ -46,7 +46,6 @@ SOUND_MAX = 1 << 18
 Row = tuple[str, Point, PointDisk]
 Stack = tuple[tuple[LayerRef, ...], int]  # newest first; chunks of the disk
 Mark = Callable[[PackName, NDArray[np.uint32], int], None]  # a pack, slots of it, bytes of a chunk
-CHUNK_MAX = int(np.iinfo(np.int64).max)
 
 
 class _TooLargeError(Exception):
@@ -124,10 +123,7 @@ class Structure:
 
     def _prove_window(self, disk: _Disk, layers: list[LayerRef], first: int, end: int) -> None:
         """Of the chunks from `first` up to before `end`."""
-        top: dict[LayerRef, int] = {}  # of the newest layers the chunks that their largest disk has
-        for refs, chunks in disk.stacks:
-            if refs:
-                top[refs[0]] = max(top.get(refs[0], 0), chunks)
+        top = newest_layers(disk.stacks)
         stated = _United()
         live: dict[LayerRef, I64] = {}
         slots: dict[LayerRef, int] = {}  # of the segment that has most
