@@ -33,7 +33,7 @@ def block_name(point: PointBrief | PointRef) -> str:
 
 def read_blocks(keys: VaultKeys, index: Index) -> list[PointBrief]:
     """All briefs that are kept. A block that does not read is as good as none."""
-    return [brief for name, data in index.records(BRIEFS_FOLDER).items() for brief in _decode(keys, name, data)]
+    return [brief for name, data in index.records(BRIEFS_FOLDER).items() for brief in decode_block(keys, name, data)]
 
 
 def changed_blocks(
@@ -48,17 +48,18 @@ def changed_blocks(
     before = index.records_named(by_block)
     put: dict[str, bytes] = {}
     for name, changes in by_block.items():
-        known = {brief.number: brief for brief in _decode(keys, name, before[name])} if name in before else {}
+        known = {brief.number: brief for brief in decode_block(keys, name, before[name])} if name in before else {}
         kept = [brief for _, brief in sorted({**known, **changes}.items()) if brief is not None]
         if kept:
             put[name] = seal_record(keys, Kind.BRIEFS, name, jsontext.encode(kept))[0]
     return put, [name for name in by_block if name not in put]
 
 
-def _decode(keys: VaultKeys, name: str, data: bytes) -> list[PointBrief]:
+def decode_block(keys: VaultKeys, name: str, data: bytes) -> list[PointBrief]:
+    """The briefs of a block; none if it does not read, or has one of another block."""
     try:
         body, _ = unseal_record(keys, Kind.BRIEFS, name, data)
         found: list[PointBrief] = jsontext.decode(body, list[PointBrief])
     except (BlockVaultError, msgspec.MsgspecError, UnicodeDecodeError):
         return []
-    return found
+    return found if all(block_name(brief) == name for brief in found) else []

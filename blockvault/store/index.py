@@ -33,6 +33,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import lmdb
@@ -390,17 +391,15 @@ class Index:
     def record_names(self, prefix: str) -> set[str]:
         """Names of the cached objects under a folder."""
 
-        def walk(txn: Any) -> Iterator[str]:
-            start = prefix.encode() + b"/"
+        def work(txn: Any) -> set[str]:
+            start, end = prefix.encode() + b"/", prefix.encode() + b"0"  # the byte after the slash
             cursor = txn.cursor(db=self._records)
-            if cursor.set_range(start):
-                for key in cursor.iternext(keys=True, values=False):
-                    name = bytes(key)
-                    if not name.startswith(start):
-                        break
-                    yield name.decode()
+            if not cursor.set_range(start):
+                return set()
+            keys = takewhile(end.__gt__, cursor.iternext(keys=True, values=False))
+            return set(filter(None, b"\n".join(keys).decode().split("\n")))
 
-        return self._read(lambda txn: set(walk(txn)))
+        return self._read(work)
 
     def records_named(self, names: Iterable[str]) -> dict[str, bytes]:
         """Cached objects by their names; those that are not cached are not in it."""
