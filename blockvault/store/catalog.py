@@ -1,8 +1,9 @@
 """Records of a vault: points, marks and items, read through the catalog and brought up to the objects.
 
 The objects are the truth (D7b). A record is create-only, so a name that the catalog has seen never changes: bringing
-it up is one listing of each folder and reading what is new. A record that cannot be read is reported by name in
-`damage` and never hides another.
+it up is one listing of each folder and reading what is new. What LMDB has is decoded when it is asked for: one record,
+or all; what is asked of all points at once has a short form there (`store/briefs.py`). A record that cannot be read is
+reported by name in `damage`, as soon as somebody asks for it, and never hides another.
 """
 
 from __future__ import annotations
