@@ -143,14 +143,13 @@ class Structure:
                     alive.append(cut(lived, top.get(ref, 0), CHUNK_MAX))
                 else:
                     parts.append(piece)
+                rows += len(parts[-1]) + len(parts[-2]) + len(alive[-1])
+                if rows > ROWS_MAX:
+                    raise _TooLargeError
             slots[ref] = most
-            rows += stated.keep(ref, parts)
-            rest = np.concatenate(alive)
-            if len(rest):
-                live[ref] = united(rest)
-                rows += len(rest)
-            if rows > ROWS_MAX:
-                raise _TooLargeError
+            stated.keep(ref, parts)
+            if any(len(lived) for lived in alive):
+                live[ref] = united(np.concatenate(alive))
         whole: list[Stack] = []
         for stack in disk.stacks:
             refs, chunks = stack
@@ -233,10 +232,9 @@ class _United(dict[LayerRef, I64]):
     def __init__(self) -> None:
         self._parts: dict[LayerRef, I64] = {}
 
-    def keep(self, ref: LayerRef, parts: list[I64]) -> int:
-        """Keep what a layer states; returns how many ranges."""
+    def keep(self, ref: LayerRef, parts: list[I64]) -> None:
+        """Keep what a layer states."""
         self._parts[ref] = np.concatenate(parts)
-        return len(self._parts[ref])
 
     def __missing__(self, ref: LayerRef) -> I64:
         found = self[ref] = united(self._parts.pop(ref))
