@@ -51,11 +51,9 @@ class Transferring:
         """
         briefs = [brief for brief in self._session.catalog.briefs() if brief.item_id == item_id]
         own = [brief for brief in briefs if brief.origin == self._session.origin]
-        if own:
-            briefs = committed_last(own)
-        else:
+        if not own:
             briefs.sort(key=lambda brief: (brief.taken, brief.number), reverse=True)
-        for brief in briefs:
+        for brief in committed_last(own) if own else briefs:
             point = self._session.catalog.record(brief.ref)
             if point is not None and self._session.catalog.stands(point.ref, point.digest):
                 return point
