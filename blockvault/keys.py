@@ -85,7 +85,7 @@ def derive(master: bytes, vault_id: bytes, *, encrypted: bool, epochs: int = 1) 
         id_key=key("id"),
         run_key=key("run"),
         digest_seed=struct.unpack("<Q", key("digest seed")[:8])[0],
-        data_key=lambda epoch: key(f"data {epoch}"),
+        data_key=functools.lru_cache(maxsize=16)(lambda epoch: key(f"data {epoch}")),
         epoch=epochs - 1,
     )
 

@@ -271,15 +271,13 @@ class Backup:
         of a clock that has just jumped ahead.
         """
         newest: dict[ItemId, int] = {}
-        for point in self._session.catalog.points():
-            if point.ref.origin == self._session.origin:
-                newest[point.item_id] = max(newest.get(point.item_id, 0), point.number)
+        own = [brief for brief in self._session.catalog.briefs() if brief.origin == self._session.origin]
+        for brief in own:
+            newest[brief.item_id] = max(newest.get(brief.item_id, 0), brief.number)
         snapshots = self._session.tier.records()
         keep = {record.number for record in snapshots if record.number >= newest.get(record.item_id, 0)}
         present = max(now, utc_now())
-        recorded = [record.taken for record in snapshots] + [
-            point.taken for point in self._session.catalog.points() if point.ref.origin == self._session.origin
-        ]
+        recorded = [record.taken for record in snapshots] + [brief.taken for brief in own]
         moment = expiry_moment(present, [taken for taken in recorded if taken != now])
         if moment != present:
             monitor.note(

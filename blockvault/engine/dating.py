@@ -7,12 +7,12 @@ just run far ahead of everything that was recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TypeVar
 
-from blockvault.model import Point
+from blockvault.model import PointBrief
 
 JUMP_LEAST = timedelta(days=14)
 JUMP_INTERVALS = 3
@@ -39,10 +39,15 @@ def in_order(
     return [row[-1] for row in sorted(dated, key=lambda row: row[:3])]
 
 
-def committed_last(points: list[Point]) -> list[Point]:
-    """Points of one origin and item, the one committed last first: it is no other's parent, whatever the dates say."""
-    parents = {point.parent for point in points}
-    return sorted(points, key=lambda point: (point.ref not in parents, point.committed, point.ref.number), reverse=True)
+def committed_last(points: list[PointBrief]) -> Iterator[PointBrief]:
+    """Points of one origin and item, the one committed last first: it is no other's parent, whatever the dates say.
+
+    Mostly the first is all that is asked for, so the others are put in order when they are.
+    """
+    parents = {point.parent[1] for point in points if point.parent is not None and point.parent[0] == point.origin}
+    for is_parent in (False, True):
+        some = [point for point in points if (point.number in parents) == is_parent]
+        yield from sorted(some, key=lambda point: (point.committed, point.number), reverse=True)
 
 
 def expiry_moment(now: datetime, recorded: Iterable[datetime]) -> datetime:

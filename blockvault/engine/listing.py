@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from datetime import datetime
 
 from blockvault.engine.items import Items
 from blockvault.engine.naming import point_id, resolve
@@ -10,19 +12,33 @@ from blockvault.engine.session import Session
 from blockvault.errors import BlockVaultError, NotFoundError
 from blockvault.format.envelope import damaged
 from blockvault.ids import OriginId
-from blockvault.model import PointInfo, PointRef, PointStatistics, Tier
-from blockvault.store.catalog import DamagedRecord
+from blockvault.model import PointBrief, PointInfo, PointRef, PointStatistics, SnapshotRecord, Tier
+from blockvault.store.catalog import DamagedRecord, point_object
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A point as it is found: of the vault (`brief`), of the snapshot tier (`record`), or of both."""
+
+    number: int
+    label: str
+    id: str
+    item: str
+    taken: datetime
+    origin: str  # of a point that another host made
+    brief: PointBrief | None
+    record: SnapshotRecord | None
 
 
 class Listing:
-    """The points of one vault."""
+    """The points of one vault. Finding one decodes that one alone; listing them decodes all that are listed."""
 
     def __init__(self, session: Session, items: Items) -> None:
         self._session = session
         self._items = items
 
     def unreadable(self) -> list[DamagedRecord]:
-        """Records of points that cannot be read, as of the last listing."""
+        """Records of points that cannot be read, as far as the last listing met them."""
         damage = self._session.catalog.damage
         return [damage[name] for name in sorted(damage) if name.startswith("points/")]
 
@@ -35,7 +51,7 @@ class Listing:
             CorruptionError: the point's record is damaged (`vault.object-damaged`).
         """
         try:
-            return resolve(ref, self.points(deleted=deleted))
+            return self._found(resolve(ref, self._entries(deleted=deleted)))
         except NotFoundError:
             if not deleted:
                 self._tell_if_deleted(ref)
@@ -45,18 +61,28 @@ class Listing:
                     raise damaged(record.name, record.reason) from None
             raise
 
+    def _found(self, entry: _Entry) -> PointInfo:
+        info = self._info(entry)
+        if info is None:
+            assert entry.brief is not None
+            name = point_object(entry.brief.ref)
+            known = self._session.catalog.damage.get(name)
+            raise damaged(name, known.reason if known else "it is gone")
+        return info
+
     def _tell_if_deleted(self, ref: str) -> None:
         try:
-            info = resolve(ref, self.points(deleted=True))
+            entry = resolve(ref, self._entries(deleted=True))
         except BlockVaultError:
             return
-        after = info.state.purge_after
+        assert entry.brief is not None
+        after = self._session.catalog.state(entry.brief.ref).purge_after
         raise NotFoundError(
             "point.deleted",
-            f"point {info.label} of item '{info.item}' is deleted",
+            f"point {entry.label} of item '{entry.item}' is deleted",
             why=f"it can be brought back until {after:%Y-%m-%d %H:%M} UTC, and as long as `blockvault prune` has not "
             "run after that" if after else None,
-            do=f"blockvault point undelete {info.label}",
+            do=f"blockvault point undelete {entry.label}",
         )  # fmt: skip
 
     def points(self, item: str | None = None, *, deleted: bool = False) -> list[PointInfo]:
@@ -64,69 +90,90 @@ class Listing:
 
         Those that are deleted and not purged yet are among them if `deleted` says so.
         """
-        self._session.catalog.refresh()
-        snapshots = {record.number: record for record in self._session.tier.records()}
-        infos: list[PointInfo] = []
-        labels: dict[OriginId, str] = {}
-        for point in self._session.catalog.points():
-            own = point.ref.origin == self._session.origin
-            if not own and point.ref.origin not in labels:
-                labels[point.ref.origin] = self._session.label(point.ref.origin)
-            record = snapshots.get(point.number)
-            if record is not None and (own or (record.item_id, record.taken) == (point.item_id, point.taken)):
-                # Of another origin it may be too: this host's, before the vault was copied or put back.
-                del snapshots[point.number]
-            else:
-                record = None
-            state = self._session.catalog.state(point.ref)
-            if state.deleted is not None and not deleted:
-                continue
-            infos.append(
-                PointInfo(
-                    number=point.number,
-                    label=str(point.number) if own else f"{labels[point.ref.origin]}:{point.number}",
-                    id=point.id,
-                    item=point.item_name,
-                    taken=point.taken,
-                    tier=Tier.BOTH if record else Tier.VAULT,
-                    consistency=point.consistency,
-                    size_bytes=point.size,
-                    statistics=point.statistics,
-                    churn_source=point.churn_source,
-                    kept_until=point.retain_until,
-                    snapshot_until=record.keep_until if record else None,
-                    tags=point.tags,
-                    comment=point.comment,
-                    point=point,
-                    state=state,
-                )
-            )
-        for record in snapshots.values():
-            if not self._session.catalog.state(PointRef(self._session.origin, record.number)).is_root:
-                continue  # its point has ended; the snapshot goes when its days are over
-            infos.append(
-                PointInfo(
-                    number=record.number,
-                    label=str(record.number),
-                    id=point_id(self._session.keys.vault_id, self._session.origin, record.number),
-                    item=record.item_name,
-                    taken=record.taken,
-                    tier=Tier.SNAPSHOT,
-                    consistency=record.consistency,
-                    size_bytes=sum(disk.size for disk in record.disks),
-                    statistics=PointStatistics(),
-                    churn_source=None,
-                    kept_until=record.retain_until,
-                    snapshot_until=record.keep_until,
-                    tags=record.tags,
-                    comment=record.comment,
-                    point=None,
-                )
-            )
-        infos.sort(key=lambda info: (info.number, info.label))
+        entries = self._entries(deleted=deleted)
         if item is not None:
-            names = {info.item for info in infos} | {known.name for known in self._session.catalog.items()}
+            names = {entry.item for entry in entries} | {known.name for known in self._session.catalog.items()}
             if item not in names:
                 self._items.get(item)
-            infos = [info for info in infos if info.item == item]
-        return infos
+            entries = [entry for entry in entries if entry.item == item]
+        self._session.catalog.read(entry.brief.ref for entry in entries if entry.brief is not None)
+        infos = [self._info(entry) for entry in entries]
+        return [info for info in infos if info is not None]
+
+    def _entries(self, *, deleted: bool) -> list[_Entry]:
+        """What there is, as far as briefs tell."""
+        session = self._session
+        session.catalog.refresh()
+        snapshots = {record.number: record for record in session.tier.records()}
+        entries: list[_Entry] = []
+        labels: dict[OriginId, str] = {}
+        for brief in session.catalog.briefs():
+            number, origin, state = brief.number, brief.origin, session.catalog.state(brief.ref)
+            own = origin == session.origin
+            if not own and origin not in labels:
+                labels[origin] = session.label(origin)
+            record = snapshots.get(number)
+            if record is not None and (own or (record.item_id, record.taken) == (brief.item_id, brief.taken)):
+                # Of another origin it may be too: this host's, before the vault was copied or put back.
+                del snapshots[number]
+            else:
+                record = None
+            if not deleted and state.deleted is not None:
+                continue
+            label = str(number) if own else f"{labels[origin]}:{number}"
+            entries.append(
+                _Entry(number, label, brief.id, brief.item_name, brief.taken, "" if own else origin, brief, record)
+            )
+        for record in snapshots.values():
+            if not session.catalog.state(PointRef(session.origin, record.number)).is_root:
+                continue  # its point has ended; the snapshot goes when its days are over
+            name = point_id(session.keys.vault_id, session.origin, record.number)
+            entries.append(
+                _Entry(record.number, str(record.number), name, record.item_name, record.taken, "", None, record)
+            )
+        entries.sort(key=lambda entry: (entry.number, entry.label))
+        return entries
+
+    def _info(self, entry: _Entry) -> PointInfo | None:
+        """All that a listing shows; None where the point's record cannot be read."""
+        record = entry.record
+        if entry.brief is None:
+            assert record is not None
+            return PointInfo(
+                number=entry.number,
+                label=entry.label,
+                id=entry.id,
+                item=entry.item,
+                taken=entry.taken,
+                tier=Tier.SNAPSHOT,
+                consistency=record.consistency,
+                size_bytes=sum(disk.size for disk in record.disks),
+                statistics=PointStatistics(),
+                churn_source=None,
+                kept_until=record.retain_until,
+                snapshot_until=record.keep_until,
+                tags=record.tags,
+                comment=record.comment,
+                point=None,
+            )
+        point = self._session.catalog.record(entry.brief.ref)
+        if point is None:
+            return None
+        return PointInfo(
+            number=entry.number,
+            label=entry.label,
+            id=point.id,
+            item=point.item_name,
+            taken=point.taken,
+            tier=Tier.BOTH if record else Tier.VAULT,
+            consistency=point.consistency,
+            size_bytes=point.size,
+            statistics=point.statistics,
+            churn_source=point.churn_source,
+            kept_until=point.retain_until,
+            snapshot_until=record.keep_until if record else None,
+            tags=point.tags,
+            comment=point.comment,
+            point=point,
+            state=self._session.catalog.state(point.ref),
+        )

@@ -20,8 +20,9 @@ ranges than `WINDOW_PIECES`, the disk is looked at in windows of cells, so memor
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ from blockvault.format.outlines import (
     cut,
     holds,
     joined,
+    no_ranges,
     outline_of_segment,
     without,
 )
@@ -48,6 +50,8 @@ from blockvault.store.outlines import OutlineShelf
 
 Stack = tuple[tuple[LayerRef, ...], int, int]  # layers, newest first; chunks of the disk; bytes of a chunk
 I64 = NDArray[np.int64]
+L = TypeVar("L", bound=Hashable)
+CHUNK_MAX = int(np.iinfo(np.int64).max)
 
 WINDOW_PIECES = 1 << 20
 OUTLINE_ROWS_HELD = 1 << 19
@@ -178,37 +182,20 @@ class Marker:
 
     def _mark_window(self, stacks: list[Stack], layers: dict[LayerName, _Layer], first: int, end: int) -> None:
         stated: dict[LayerName, I64] = {}
-        unseen: dict[LayerName, I64] = {}
+        live: dict[LayerName, I64] = {}
+        views = [(tuple(ref.name for ref in refs), chunks) for refs, chunks, _ in stacks]
+        seen_to = newest_layers(views)
         held = _Held()
         for name, layer in layers.items():
             self._monitor.check()
             outline = held.keep(name, layer.outline(first, end))
-            stated[name], unseen[name] = outline.stated, outline.live
-        above: dict[LayerName, dict[tuple[tuple[LayerName, ...], int], None]] = defaultdict(dict)
-        for refs, chunks, _ in stacks:
-            names = tuple(ref.name for ref in refs)
-            # A layer on top of a stack hides behind nothing: most are that of the point that they were made for, and
-            # only for the others it has to be looked what lies above them.
-            if names:
-                unseen[names[0]] = cut(unseen[names[0]], chunks, np.iinfo(np.int64).max)
-            for at in range(1, len(names)):
-                above[names[at]][names[:at], chunks] = None
-        for name, views in above.items():
-            left = unseen[name]
-            for over, chunks in sorted(views, key=lambda view: len(view[0])) if len(left) else ():
-                self._monitor.count("stacks_walked")
-                visible = cut(left, 0, chunks)
-                for hiding in over:
-                    if not len(visible):
-                        break
-                    visible = without(visible, stated[hiding])
-                left = without(left, visible)
-                if not len(left):
-                    break
-            unseen[name] = left
+            stated[name] = outline.stated
+            if int((outline.first + outline.length).max(initial=0)) > seen_to.get(name, 0):
+                live[name] = cut(outline.live, seen_to.get(name, 0), CHUNK_MAX)
+        unseen = unseen_of(views, stated, live, self._monitor)
         for name, layer in layers.items():
             self._monitor.check()
-            self._take(layer_object(name), held.get(name) or layer.outline(first, end), unseen[name])
+            self._take(layer_object(name), held.get(name) or layer.outline(first, end), unseen.get(name, no_ranges()))
 
     def _take(self, layer: str, outline: Outline, unseen: I64) -> None:
         """Note the slots that some stack sees, and the bases of their blocks."""
@@ -243,6 +230,52 @@ class Marker:
             for index, begin, stop in zip(found.tolist(), starts, np.append(starts, len(order))[1:], strict=True):
                 rows_of = order[begin:stop]
                 self.needed.add(outline.packs[index], slots[rows_of], lengths[rows_of])
+
+
+def newest_layers(stacks: Iterable[tuple[tuple[L, ...], int]]) -> dict[L, int]:
+    """The layers on top of some stack, and up to which chunk it sees all of them.
+
+    Such a layer hides behind nothing: most are that of the point that they were made for, and only of the others it has
+    to be looked what lies above them.
+    """
+    found: dict[L, int] = {}
+    for names, chunks in stacks:
+        if names:
+            found[names[0]] = max(found.get(names[0], 0), chunks)
+    return found
+
+
+def unseen_of(
+    stacks: Iterable[tuple[tuple[L, ...], int]], stated: Mapping[L, I64], live: Mapping[L, I64], monitor: Monitor
+) -> dict[L, I64]:
+    """Of each layer the chunks that no stack sees there, of those that are asked about.
+
+    Args:
+        stacks: layers, newest first, and the chunks of the disk.
+        stated: of each layer that some stack lists the chunks that it states.
+        live: of layers chunks of their live blocks, but for what `newest_layers` answers.
+        monitor: counts the stacks that had to be walked.
+    """
+    unseen = dict(live)
+    above: dict[L, dict[tuple[tuple[L, ...], int], None]] = defaultdict(dict)
+    for names, chunks in stacks:
+        for at in range(1, len(names)):
+            if len(unseen.get(names[at], ())):
+                above[names[at]][names[:at], chunks] = None
+    for name, views in above.items():
+        left = unseen[name]
+        for over, chunks in sorted(views, key=lambda view: len(view[0])) if len(left) else ():
+            monitor.count("stacks_walked")
+            visible = cut(left, 0, chunks)
+            for hiding in over:
+                if not len(visible):
+                    break
+                visible = without(visible, stated[hiding])
+            left = without(left, visible)
+            if not len(left):
+                break
+        unseen[name] = left
+    return unseen
 
 
 class _Held:

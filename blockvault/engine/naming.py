@@ -8,7 +8,9 @@ it is derived from vault, origin and number, and the point keeps it when it is t
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Protocol, TypeVar
 
 import blake3
 
@@ -16,7 +18,37 @@ from blockvault.clock import from_text
 from blockvault.engine.dating import in_order
 from blockvault.errors import InvalidInputError, NotFoundError
 from blockvault.ids import OriginId, PointId
-from blockvault.model import PointInfo
+
+
+class Named(Protocol):
+    """What a point is found by; each means what it does in `PointInfo`."""
+
+    @property
+    def number(self) -> int:
+        """N."""
+
+    @property
+    def label(self) -> str:
+        """`N` or `HOST:N`."""
+
+    @property
+    def id(self) -> str:
+        """The point's id."""
+
+    @property
+    def item(self) -> str:
+        """The item's name."""
+
+    @property
+    def taken(self) -> datetime:
+        """The moment of capture."""
+
+    @property
+    def origin(self) -> str:
+        """The origin of a point that another host made; empty for one of this host."""
+
+
+N = TypeVar("N", bound=Named)
 
 
 def point_id(vault_id: bytes, origin: OriginId, number: int) -> PointId:
@@ -25,7 +57,7 @@ def point_id(vault_id: bytes, origin: OriginId, number: int) -> PointId:
     return PointId(blake3.blake3(seed).hexdigest(length=16))
 
 
-def resolve(ref: str, infos: list[PointInfo]) -> PointInfo:
+def resolve(ref: str, infos: Sequence[N]) -> N:
     """The point that `ref` names.
 
     Raises:
@@ -54,10 +86,10 @@ def resolve(ref: str, infos: list[PointInfo]) -> PointInfo:
     return found[0]
 
 
-def _of_item(item: str, which: str, infos: list[PointInfo]) -> PointInfo:
+def _of_item(item: str, which: str, infos: Sequence[N]) -> N:
     own = in_order(
         (info for info in infos if info.item == item),
-        origin=lambda info: info.point.ref.origin if info.point and ":" in info.label else "",
+        origin=lambda info: info.origin,
         number=lambda info: info.number,
         taken=lambda info: info.taken,
     )
@@ -91,7 +123,7 @@ def _of_item(item: str, which: str, infos: list[PointInfo]) -> PointInfo:
     return before[-1]
 
 
-def _no_point(ref: str, infos: list[PointInfo]) -> NotFoundError:
+def _no_point(ref: str, infos: Sequence[Named]) -> NotFoundError:
     if not infos:
         return NotFoundError(
             "point.not-found",

@@ -396,7 +396,7 @@ class Transfer:
                 self._packs.write_index_segment()
                 reach("transfer.index")
                 self._packs.index_late_segment()
-                context.catalog.remember([point_object(point.ref)])
+                context.catalog.remember(point)
             reach("transfer.indexed")
         except (BlockVaultError, OSError) as error:
             told = _told(error, "writing the vault's index")

@@ -49,18 +49,17 @@ class Transferring:
         Any point would do for correctness; the one committed last is the one that the digest state speaks of. One whose
         record does not stand in the vault as the catalog knows it is no parent, and that is told.
         """
-        points = [point for point in self._session.catalog.points() if point.item_id == item_id]
-        own = [point for point in points if point.ref.origin == self._session.origin]
-        if own:
-            points = committed_last(own)
-        else:
-            points.sort(key=lambda point: (point.taken, point.ref.number), reverse=True)
-        for point in points:
-            if self._session.catalog.stands(point.ref, point.digest):
+        briefs = [brief for brief in self._session.catalog.briefs() if brief.item_id == item_id]
+        own = [brief for brief in briefs if brief.origin == self._session.origin]
+        if not own:
+            briefs.sort(key=lambda brief: (brief.taken, brief.number), reverse=True)
+        for brief in committed_last(own) if own else briefs:
+            point = self._session.catalog.record(brief.ref)
+            if point is not None and self._session.catalog.stands(point.ref, point.digest):
                 return point
             monitor.warn(
                 "vault.object-damaged",
-                f"the record of point {point.number}, {point_object(point.ref)}, is damaged: churn is computed against "
+                f"the record of point {brief.number}, {point_object(brief.ref)}, is damaged: churn is computed against "
                 "an older point",
             )
         return None

@@ -1,8 +1,8 @@
 """Verify: every byte that points need, against its identity; and what each damaged thing touches.
 
 Order: records -> layers -> runs against tables (R1) -> blocks, pack by pack in slot order. Layers are shared between
-points, so a cell that several points see through the same layers is walked once, a run is compared once and a table
-read for it once, however many points list its layer, and a block is decoded once.
+points, so structure is proved layer by layer (`engine/structure.py`), and a block is decoded once. A disk of a point of
+which anything is in doubt is walked cell by cell: that names what is damaged, and what it takes with it.
 
 `quick` stops before the blocks: records, layers, tables and the binding of runs, no payload.
 
@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 
 from blockvault.engine.blocks import STATUS_NO_BASE, STATUS_TEXT, block_name, fetch
 from blockvault.engine.pipeline import batch_chunks, in_order
+from blockvault.engine.structure import Structure
 from blockvault.engine.suspects import Suspects
+from blockvault.engine.touches import joined, ranges_of
 from blockvault.engine.verified import VerifiedState
 from blockvault.errors import BlockVaultError, CorruptionError, NotFoundError
 from blockvault.format.envelope import Kind, unseal_record
 from blockvault.format.index import decode_index
-from blockvault.format.tables import DEPTH_MAX
+from blockvault.format.tables import DEPTH_MAX, PackTable
 from blockvault.ids import PackName
 from blockvault.model import BlockDamage, Codec, FillKind, Point, PointDisk, TouchedRange, VaultKeys
 from blockvault.model.geometry import CELL_CHUNKS
@@ -41,6 +43,8 @@ from blockvault.store.manifest import CellMap, Manifest, SoundRuns
 from blockvault.store.packs import PackShelf
 from blockvault.store.quarantine import Quarantine
 
+TABLES_KEPT_BYTES = 32 << 20
+TABLE_OVERHEAD = 2048  # what the smallest takes in memory
 SAVE_PACKS = 256  # how many packs may be read again after a kill
 
 
@@ -101,6 +105,8 @@ class Verifier:
         self._chunk_size: dict[PackName, int] = {}
         self._seen: dict[tuple[bytes, ...], bool] = {}  # cells walked so far, and whether something was wrong there
         self._sound: SoundRuns = {}
+        self._tables: dict[PackName, tuple[bytes, PackTable]] = {}
+        self._tables_bytes = 0
 
     def run(
         self,
@@ -128,8 +134,9 @@ class Verifier:
             self._check_records()
         for label, point in points:
             self._check_point_record(label, point)
-            for disk in point.disks:
-                self._walk_disk(label, point, disk)
+        structure = Structure(self.store, self.keys, self.shelf, self.monitor, self._mark)
+        for label, point, disk in structure.doubtful(points):
+            self._walk_disk(label, point, disk)
         blocks = plain = stored = 0
         if not quick:
             self._add_bases()
@@ -142,7 +149,7 @@ class Verifier:
             if self.bad:
                 self._name_ranges(points)
         damage = [
-            BlockDamage(name, slot, reason, tuple(_joined(touches)))
+            BlockDamage(name, slot, reason, tuple(joined(touches)))
             for (name, slot), (reason, touches) in sorted(
                 self._found.items(),
                 key=lambda entry: (entry[0][0], -1 if entry[0][1] is None else entry[0][1]),
@@ -167,6 +174,7 @@ class Verifier:
         return TouchedRange(label, point.item_name, disk.name, 0, disk.size)
 
     def _check_records(self) -> None:
+        self.catalog.read_all()
         for damage in self.catalog.damage.values():
             self._note(damage.name, None, damage.reason, [])
         for kind in (Kind.CONFIG, Kind.ORIGIN, Kind.ITEM, Kind.MARK, Kind.INDEX, Kind.QUARANTINE):
@@ -238,7 +246,7 @@ class Verifier:
                 spoiled = np.zeros(cell.chunk_count, dtype=np.bool_)
                 for problem in problems:
                     spoiled[problem.chunks] = True
-                    ranges = _ranges(problem.chunks, cell, disk)
+                    ranges = ranges_of(problem.chunks, cell, disk)
                     self._note(
                         problem.object, None, problem.reason,
                         [TouchedRange(label, point.item_name, disk.name, at, length) for at, length in ranges],
@@ -254,18 +262,25 @@ class Verifier:
         packs, slots = cell.pack[data][order], cell.slot[data][order]
         found, starts = np.unique(packs, return_index=True)
         for index, these in zip(found.tolist(), np.split(slots, starts[1:]), strict=True):
-            pack = cell.packs[index]
-            # A table is read only for a pack that is new: more packs than are kept open would be read at every point.
-            known = self.needed.get(pack)
-            slot_count = self.shelf.reader(pack).table.slot_count if known is None else len(known)
-            self._mark(pack, these, slot_count, chunk_size)
+            self._mark(cell.packs[index], these, chunk_size)
 
-    def _mark(self, pack: PackName, slots: NDArray[np.uint32], slot_count: int, chunk_size: int) -> None:
+    def _mark(self, pack: PackName, slots: NDArray[np.uint32], chunk_size: int) -> None:
         needed = self.needed.get(pack)
         if needed is None:
-            needed = self.needed[pack] = np.zeros(slot_count, dtype=np.bool_)
+            needed = self.needed[pack] = np.zeros(self._table(pack)[1].slot_count, dtype=np.bool_)
             self._chunk_size[pack] = chunk_size
-        needed[slots[slots < slot_count]] = True
+        needed[slots[slots < len(needed)]] = True
+
+    def _table(self, pack: PackName) -> tuple[bytes, PackTable]:
+        """A pack's table, and the generation that it is of; more packs than can be open are asked for several times."""
+        known = self._tables.get(pack)
+        if known is None:
+            reader = self.shelf.reader(pack)
+            known = _suffix(reader.name), reader.table
+            self._tables_bytes += known[1].memory_bytes + TABLE_OVERHEAD
+            if self._tables_bytes <= TABLES_KEPT_BYTES:
+                self._tables[pack] = known
+        return known
 
     def _add_bases(self) -> None:
         """Bases of needed deltas are needed too, to any depth, so that a damaged base is named itself."""
@@ -273,14 +288,14 @@ class Verifier:
         while todo:
             pack = todo.pop()
             try:
-                table = self.shelf.reader(pack).table
+                _, table = self._table(pack)
             except CorruptionError:
                 continue
             deltas = np.flatnonzero(self.needed[pack] & (table.codecs == Codec.DELTA))
             for index in np.unique(table.base_pack[deltas]).tolist():
                 base = table.base_packs[index]
                 try:
-                    below = self.shelf.reader(base).table
+                    _, below = self._table(base)
                 except CorruptionError:
                     continue
                 before = int(np.count_nonzero(self.needed[base])) if base in self.needed else 0
@@ -288,7 +303,7 @@ class Verifier:
                 here = here[table.base_slot[here] < below.slot_count]
                 # Only what lies less deep is a base (`fetch` refuses the rest): so this ends, whatever tables say.
                 here = here[below.depths[table.base_slot[here]] < table.depths[here]]
-                self._mark(base, table.base_slot[here], below.slot_count, self._chunk_size[pack])
+                self._mark(base, table.base_slot[here], self._chunk_size[pack])
                 if int(np.count_nonzero(self.needed[base])) > before and base != pack:
                     todo.append(base)
 
@@ -357,13 +372,12 @@ class Verifier:
         told = {}
         for pack, slots in self._to_read.items():
             try:
-                reader = self.shelf.reader(pack)
+                generation[pack], table = self._table(pack)
             except CorruptionError:
                 stored[pack], generation[pack] = 0, bytes(4)
                 continue
-            stored[pack] = int(reader.table.lengths[slots].sum(dtype=np.int64))
-            generation[pack] = _suffix(reader.name)
-            told[pack] = (generation[pack], slots, reader.table.lengths)
+            stored[pack] = int(table.lengths[slots].sum(dtype=np.int64))
+            told[pack] = (generation[pack], slots, table.lengths)
         if everything and self._state is not None:
             self._state.expect(told, self._now)
         return stored, generation
@@ -407,7 +421,7 @@ class Verifier:
                         for slot in bad[pack]:
                             rows = np.flatnonzero(here & (cell.slot == slot))
                             if len(rows):
-                                ranges = _ranges(rows, cell, disk)
+                                ranges = ranges_of(rows, cell, disk)
                                 touches = [
                                     TouchedRange(label, point.item_name, disk.name, at, length) for at, length in ranges
                                 ]
@@ -444,34 +458,3 @@ def _suffix(name: str) -> bytes:
 def _object_of(error: CorruptionError) -> str:
     """The object's name in an error's message: the word with a slash."""
     return next((word for word in error.message.split() if "/" in word), error.message)
-
-
-def _ranges(rows: NDArray[np.int64], cell: CellMap, disk: PointDisk) -> list[tuple[int, int]]:
-    """Chunks of a cell as byte ranges of the disk, neighbours joined."""
-    if not len(rows):
-        return []
-    rows = np.sort(rows)
-    starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
-    ends = np.append(starts[1:], len(rows))
-    found = []
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        offset = (int(rows[start]) + cell.first_chunk) * disk.chunk_size
-        found.append((offset, min((end - start) * disk.chunk_size, disk.size - offset)))
-    return found
-
-
-def _joined(touches: list[TouchedRange]) -> list[TouchedRange]:
-    """The same ranges, each once, neighbours joined."""
-    out: list[TouchedRange] = []
-    for touch in sorted(set(touches), key=lambda t: (t.label, t.disk, t.offset)):
-        last = out[-1] if out else None
-        if (
-            last
-            and (last.label, last.disk) == (touch.label, touch.disk)
-            and last.offset + last.byte_count >= touch.offset
-        ):
-            end = max(last.offset + last.byte_count, touch.offset + touch.byte_count)
-            out[-1] = TouchedRange(last.label, last.item, last.disk, last.offset, end - last.offset)
-        else:
-            out.append(touch)
-    return out

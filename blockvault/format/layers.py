@@ -447,7 +447,7 @@ def decode_segment(name: str, data: bytes) -> Segment:
         or bool((run_pack >= packs).any() or (base_pack >= packs).any() or (ordinal >= total).any())
         or bool((piece_length < 1).any() or (piece_ends > CELL_CHUNKS).any() or (live > 1).any())
         or bool((fill_length < 1).any() or (fill_ends > CELL_CHUNKS).any())
-        or not bool(np.isin(fill_kind, (int(FillKind.HOLE), int(FillKind.ZERO))).all())
+        or bool(((fill_kind != FillKind.HOLE) & (fill_kind != FillKind.ZERO)).any())
     ):
         raise damaged(name, "a segment contradicts itself")
     piece_run = np.repeat(np.arange(runs, dtype=np.uint32), run_pieces)

@@ -78,6 +78,9 @@ def encode_table(
     return b"".join(parts)
 
 
+_IS_CODEC = np.isin(np.arange(256), [int(codec) for codec in Codec])  # asked of every slot of every pack
+
+
 def decode_table(name: str, data: bytes, directory_offset: int) -> PackTable:
     """A table from its plain bytes. Raises `CorruptionError` where it contradicts itself or the pack's size."""
     if len(data) < TABLE_HEAD.size:
@@ -112,7 +115,7 @@ def decode_table(name: str, data: bytes, directory_offset: int) -> PackTable:
     if int(offsets[-1]) != directory_offset:
         raise damaged(name, "its blocks do not fill it")
     if (
-        not bool(np.isin(codecs, [int(codec) for codec in Codec]).all())
+        not bool(_IS_CODEC[codecs].all())
         or bool((is_delta != (base_pack != NO_BASE)).any())
         or bool((base_pack[is_delta] >= base_count).any())
         or bool((depths[is_delta] < 1).any())

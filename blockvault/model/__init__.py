@@ -3,7 +3,7 @@
 from blockvault.model.enums import ChunkState, ChurnSource, Codec, Consistency, FillKind, Tier
 from blockvault.model.item import DiskSpec, Item
 from blockvault.model.mark import Mark, MarkKind, PointState, state_of
-from blockvault.model.point import LayerRef, Point, PointDisk, PointRef, PointStatistics
+from blockvault.model.point import LayerRef, Point, PointBrief, PointDisk, PointRef, PointStatistics
 from blockvault.model.request import SnapshotRequest, VerifyBudget
 from blockvault.model.results import (
     BlockDamage,
@@ -52,6 +52,7 @@ __all__ = [
     "Mark",
     "MarkKind",
     "Point",
+    "PointBrief",
     "PointDisk",
     "PointInfo",
     "PointRef",

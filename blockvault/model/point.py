@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import msgspec
+
 from blockvault.ids import ItemId, LayerName, OriginId, PointId
 from blockvault.model.enums import ChurnSource, Consistency
 
@@ -40,6 +42,24 @@ class PointDisk:
     def chunk_count(self) -> int:
         """Chunks of the disk, the last one perhaps short."""
         return -(-self.size // self.chunk_size)
+
+
+class PointBrief(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What is asked of all points at once, as each one's record states it. Read by the ten thousand, hence its form."""
+
+    origin: OriginId
+    number: int
+    id: PointId
+    item_id: ItemId
+    item_name: str
+    taken: datetime
+    committed: datetime
+    parent: tuple[OriginId, int] | None
+
+    @property
+    def ref(self) -> PointRef:
+        """What names the point's record."""
+        return PointRef(self.origin, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +101,20 @@ class Point:
     def number(self) -> int:
         """N of `--point N`."""
         return self.ref.number
+
+    @property
+    def brief(self) -> PointBrief:
+        """What is asked of it together with all others."""
+        return PointBrief(
+            self.ref.origin,
+            self.ref.number,
+            self.id,
+            self.item_id,
+            self.item_name,
+            self.taken,
+            self.committed,
+            (self.parent.origin, self.parent.number) if self.parent is not None else None,
+        )
 
     @property
     def size(self) -> int:

@@ -35,6 +35,11 @@ class PointInfo:
     point: Point | None
     state: PointState = field(default_factory=PointState)
 
+    @property
+    def origin(self) -> str:
+        """The origin of a point that another host made; empty for one of this host."""
+        return self.point.ref.origin if self.point is not None and ":" in self.label else ""
+
 
 @dataclass(frozen=True, slots=True)
 class SnapshotResult:

@@ -1,8 +1,9 @@
 """Records of a vault: points, marks and items, read through the catalog and brought up to the objects.
 
 The objects are the truth (D7b). A record is create-only, so a name that the catalog has seen never changes: bringing
-it up is one listing of each folder and reading what is new. A record that cannot be read is reported by name in
-`damage` and never hides another.
+it up is one listing of each folder and reading what is new. What LMDB has is decoded when it is asked for: one record,
+or all; what is asked of all points at once has a short form there (`store/briefs.py`). A record that cannot be read is
+reported by name in `damage`, as soon as somebody asks for it, and never hides another.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from blockvault.failpoints import reach
 from blockvault.format import records
 from blockvault.format.envelope import Kind, seal_record, unseal_record, write_id_of
 from blockvault.ids import OriginId, random_name
-from blockvault.model import Item, Mark, MarkKind, Point, PointRef, PointState, VaultKeys, state_of
+from blockvault.model import Item, Mark, MarkKind, Point, PointBrief, PointRef, PointState, VaultKeys, state_of
+from blockvault.store.briefs import changed_blocks, read_blocks
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
 
@@ -66,6 +68,10 @@ def ref_of(name: str) -> PointRef:
     return PointRef(OriginId(origin), int(number))
 
 
+def _mark_folder(ref: PointRef) -> str:
+    return f"marks/{ref.origin}/{ref.number:010d}"
+
+
 def _in_order(marks: dict[int, Mark | None]) -> list[Mark | None]:
     """Marks from the first to the last; None also for one that is missing among them."""
     return [marks.get(sequence) for sequence in range(1, max(marks, default=0) + 1)]
@@ -74,7 +80,7 @@ def _in_order(marks: dict[int, Mark | None]) -> list[Mark | None]:
 def highest_number(store: LocalStore, folder: str, digits: int) -> int:
     """The highest number that names an object of a folder; 0 if there is none. Other files say nothing."""
     pattern = re.compile(f"[0-9]{{{digits}}}")
-    return max((int(entry) for entry in store.entries(folder) if pattern.fullmatch(entry)), default=0)
+    return int(max(filter(pattern.fullmatch, store.entries(folder)), default=0))
 
 
 def check_number(number: int, digits: int, folder: str) -> None:
@@ -106,6 +112,13 @@ def _decode_item(name: str, body: bytes, _tag: bytes) -> Item:
     return item
 
 
+_DECODERS: dict[Kind, Callable[[str, bytes, bytes], Point | Mark | Item]] = {
+    Kind.POINT: _decode_point,
+    Kind.MARK: _decode_mark,
+    Kind.ITEM: _decode_item,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class DamagedRecord:
     """A record that cannot be read."""
@@ -121,100 +134,182 @@ class Catalog:
         self._store = store
         self._keys = keys
         self._index = index
-        self.damage: dict[str, DamagedRecord] = {}
+        self.damage: dict[str, DamagedRecord] = {}  # as met since the last look; `read_all` meets all
         self.copy_refused: DeviceError | None = None  # why LMDB could not be brought up, as of the last time
-        self._points: dict[PointRef, Point] = {}
-        self._marks: dict[PointRef, dict[int, Mark | None]] = {}  # by sequence; None: it cannot be read
-        self._items: dict[str, Item] = {}
+        self._names: dict[Kind, set[str]] = {kind: set() for kind in _DECODERS}  # what is there, as of the last look
         self._decoded: dict[str, Point | Mark | Item] = {}  # what was read well, by name
+        self._briefs: dict[str, PointBrief] | None = None  # by name of the record; None: nobody has asked yet
+        self._mark_names: dict[PointRef, dict[int, str]] = {}
+        self._marks: dict[PointRef, dict[int, Mark | None]] = {}  # by sequence; None: it cannot be read
+        self._item_names: dict[str, list[str]] = {}  # newest first
+        self._items: dict[str, Item] = {}
         self.refresh()
 
-    def refresh(self) -> None:
-        """Bring everything up to the objects. What was decoded before, and LMDB still has, is not decoded again."""
-        self.damage.clear()
-        before, self._decoded = self._decoded, {}
-        self._points = {}
-        for found in self._read_all("points", Kind.POINT, before, _decode_point).values():
-            assert isinstance(found, Point)
-            self._points[found.ref] = found
-        self._marks = {}
-        marks = self._read_all("marks", Kind.MARK, before, _decode_mark)
-        for name in {*marks, *(name for name in self.damage if name.startswith("marks/"))}:
-            _, origin, number, sequence = name.split("/")
-            mark = marks.get(name)
-            assert mark is None or isinstance(mark, Mark)
-            self._marks.setdefault(PointRef(OriginId(origin), int(number)), {})[int(sequence)] = mark
-        self._items = {}
-        for _, found in sorted(self._read_all("items", Kind.ITEM, before, _decode_item).items()):
-            assert isinstance(found, Item)
-            self._items[found.id] = found  # later revisions replace earlier ones
+    # --- looking -----------------------------------------------------------------------------------------------
 
-    def _read_all(
-        self,
-        top: str,
-        kind: Kind,
-        before: dict[str, Point | Mark | Item],
-        decode: Callable[[str, bytes, bytes], Point | Mark | Item],
-    ) -> dict[str, Point | Mark | Item]:
-        """The records of a kind, by name; what cannot be read goes into `damage`."""
-        names = record_names(self._store, kind)
-        cached = self._index.records(top) if self._index else {}
+    def refresh(self) -> None:
+        """See which records there are, and take what is new into LMDB; nothing else is read or decoded."""
+        self.damage.clear()
+        for kind in _DECODERS:
+            self._look(kind)
+        self._marks, self._items = {}, {}
+        self._mark_names, self._item_names = {}, {}
+        for name in self._names[Kind.MARK]:
+            _, origin, number, sequence = name.split("/")
+            self._mark_names.setdefault(PointRef(OriginId(origin), int(number)), {})[int(sequence)] = name
+        for name in sorted(self._names[Kind.ITEM], reverse=True):
+            self._item_names.setdefault(name.split("/")[1], []).append(name)
+
+    def _look(self, kind: Kind) -> None:
+        top = _NAMES[kind][0]
+        there = set(record_names(self._store, kind))
+        copied = self._index.record_names(top) if self._index else set()
+        for name in (self._names[kind] & self._decoded.keys()) - (there & copied):
+            del self._decoded[name]  # gone, or the object decides anew
+        self._names[kind] = there
+        if self._index is None:
+            return
         fresh: dict[str, bytes] = {}
-        found: dict[str, Point | Mark | Item] = {}
-        for name in names:
-            data = cached.get(name)
-            if data is not None and name in before:
-                found[name] = before[name]
-                continue
+        for name in sorted(there - copied):
+            data = self._take(kind, name, None)
+            if data is not None:
+                fresh[name] = data
+        self._keep(fresh, copied - there)
+
+    def _keep(self, fresh: dict[str, bytes], gone: set[str]) -> None:
+        """`_put`, as far as it can be: the objects are the truth."""
+        try:
+            self._put(fresh, [found for name in fresh if isinstance(found := self._decoded.get(name), Point)], gone)
+        except DeviceError as error:  # a full or failing disk: the copy stays behind
+            self.copy_refused = error
+
+    def _put(self, fresh: dict[str, bytes], points: Iterable[Point], gone: set[str]) -> None:
+        """Bring LMDB up: records that are new, briefs of points, and names that are gone."""
+        briefs = [point.brief for point in points]
+        self._learn(briefs)
+        if self._index is not None and (fresh or briefs or gone):
+            ended = [ref_of(name) for name in gone if name.startswith("points/")]
+            put, drop = changed_blocks(self._keys, self._index, briefs, ended)
+            self._index.change_records([*fresh.items(), *put.items()], [*gone, *drop])
+
+    def _take(self, kind: Kind, name: str, copy: bytes | None) -> bytes | None:
+        """Decode a record into what is known: LMDB's copy, or the object, which decides where that is bad.
+
+        Returns the object's bytes if they were read and are whole. What cannot be read goes into `damage`.
+        """
+        sealed: tuple[bytes, bytes] | None = None
+        data: bytes | None = None
+        if copy is not None:
             try:
-                sealed: tuple[bytes, bytes] | None = None
-                if data is not None:
-                    try:
-                        sealed = unseal_record(self._keys, kind, name, data)
-                    except BlockVaultError:
-                        pass  # LMDB's copy is bad; the object decides
-                if sealed is None:
-                    data = fresh[name] = self._store.read(name, limit=RECORD_BYTES_MAX)
-                    sealed = unseal_record(self._keys, kind, name, data)
-            except NotFoundError:
-                continue
-            except BlockVaultError as error:
-                fresh.pop(name, None)
-                self.damage[name] = DamagedRecord(name, error.why or error.message)
-                continue
-            try:
-                found[name] = decode(name, *sealed)
-            except CorruptionError as error:
-                self.damage[name] = DamagedRecord(name, error.why or error.message)
-        if self._index:
-            try:
-                self._index.change_records(fresh.items(), cached.keys() - set(names))
-            except DeviceError as error:  # a full or failing disk: the copy stays behind, and the objects are the truth
-                self.copy_refused = error
-        self._decoded.update(found)
-        return found
+                sealed = unseal_record(self._keys, kind, name, copy)
+            except BlockVaultError:
+                pass
+        try:
+            if sealed is None:
+                data = self._store.read(name, limit=RECORD_BYTES_MAX)
+                sealed = unseal_record(self._keys, kind, name, data)
+            self._decoded[name] = _DECODERS[kind](name, *sealed)
+        except NotFoundError:
+            return None
+        except BlockVaultError as error:
+            self.damage[name] = DamagedRecord(name, error.why or error.message)
+            return None
+        return data
+
+    def _read(self, kind: Kind, names: Iterable[str]) -> None:
+        """Decode these records, as far as they are not and can be."""
+        wanted = [name for name in names if name not in self._decoded and name not in self.damage]
+        if not wanted:
+            return
+        copies = self._index.records_named(wanted) if self._index else {}
+        mended: dict[str, bytes] = {}
+        for name in wanted:
+            copy = copies.get(name)
+            data = self._take(kind, name, copy)
+            if copy is not None and data is not None:
+                mended[name] = data
+        self._keep(mended, set())
+
+    def read(self, refs: Iterable[PointRef]) -> None:
+        """Decode the records of these points, all in one go."""
+        self._read(Kind.POINT, self._names[Kind.POINT].intersection(point_object(ref) for ref in refs))
+
+    def read_all(self) -> None:
+        """Decode every record, so that `damage` has all that cannot be read."""
+        for kind, names in self._names.items():
+            self._read(kind, sorted(names))
+
+    # --- points ------------------------------------------------------------------------------------------------
+
+    def _ended(self) -> dict[str, PointRef]:
+        """Points with a record, readable or not, that are no roots any more, by its name."""
+        names = self._names[Kind.POINT]
+        marked = ((point_object(ref), ref) for ref in self._mark_names)
+        return {name: ref for name, ref in marked if name in names and not self.state(ref).is_root}
 
     def points(self) -> list[Point]:
-        """Roots: points that are neither void nor purged, soft-deleted ones too, in order of number."""
-        roots = [point for ref, point in self._points.items() if self.state(ref).is_root]
-        return sorted(roots, key=lambda point: (point.ref.number, point.ref.origin))
+        """Roots that can be read: points that are neither void nor purged, soft-deleted ones too, in order of number.
+
+        Every one's record is decoded: `briefs` costs less.
+        """
+        roots = self._names[Kind.POINT] - self._ended().keys()
+        self._read(Kind.POINT, roots)
+        found = [point for name in roots if isinstance(point := self._decoded.get(name), Point)]
+        return sorted(found, key=lambda point: (point.ref.number, point.ref.origin))
+
+    def briefs(self) -> list[PointBrief]:
+        """Briefs of the same points, in no order. Only records whose briefs LMDB does not keep are decoded."""
+        if self._briefs is None:
+            self._briefs = {}
+            self._learn(read_blocks(self._keys, self._index) if self._index else [])
+        known = self._briefs
+        roots = self._names[Kind.POINT] - self._ended().keys()
+        missing = roots - known.keys()
+        if missing:
+            self._read(Kind.POINT, missing)
+            try:
+                self._put({}, [found for name in missing if isinstance(found := self._decoded.get(name), Point)], set())
+            except DeviceError as error:
+                self.copy_refused = error
+        return [known[name] for name in roots if name in known]
+
+    def _learn(self, briefs: Iterable[PointBrief]) -> None:
+        if self._briefs is not None:
+            self._briefs.update((f"points/{brief.origin}/{brief.number:010d}", brief) for brief in briefs)
 
     def ended(self) -> list[PointRef]:
         """Points with a record, readable or not, that are no roots any more: void or purged."""
-        damaged = {ref_of(name) for name in self.damage if name.startswith("points/")}
-        return sorted(ref for ref in {*self._points, *damaged} if not self.state(ref).is_root)
+        return sorted(self._ended().values())
 
     def point(self, ref: PointRef) -> Point | None:
         """A root, or None."""
-        return self._points.get(ref) if self.state(ref).is_root else None
+        return self.record(ref) if self.state(ref).is_root else None
 
     def record(self, ref: PointRef) -> Point | None:
-        """A point's record, whether it is a root or not."""
-        return self._points.get(ref)
+        """A point's record, whether it is a root or not; None if there is none, or it cannot be read."""
+        name = point_object(ref)
+        if name not in self._names[Kind.POINT]:
+            return None
+        self._read(Kind.POINT, [name])
+        found = self._decoded.get(name)
+        assert found is None or isinstance(found, Point)
+        return found
 
     def state(self, ref: PointRef) -> PointState:
         """What the marks of a point come to, as of the last look."""
         marks = self._marks.get(ref)
+        if marks is None:
+            names = self._mark_names.get(ref)
+            if not names:
+                return _UNMARKED
+            self._read(Kind.MARK, names.values())
+            marks = {}
+            for sequence, name in names.items():
+                mark = self._decoded.get(name)
+                assert mark is None or isinstance(mark, Mark)
+                if mark is not None or name in self.damage:
+                    marks[sequence] = mark
+            self._marks[ref] = marks
         return state_of(_in_order(marks)) if marks else _UNMARKED
 
     def newest_numbers(self) -> dict[str, int]:
@@ -229,15 +324,29 @@ class Catalog:
 
     def items(self) -> list[Item]:
         """Items in order of name."""
-        return sorted(self._items.values(), key=lambda item: item.name)
+        self._read(Kind.ITEM, [names[0] for item_id, names in self._item_names.items() if item_id not in self._items])
+        found = [self.item(item_id) for item_id in {*self._item_names, *self._items}]
+        return sorted((item for item in found if item is not None), key=lambda item: item.name)
 
     def item(self, item_id: str) -> Item | None:
-        """The newest revision of an item."""
-        return self._items.get(item_id)
+        """The newest revision of an item that can be read."""
+        known = self._items.get(item_id)
+        for name in self._item_names.get(item_id, []) if known is None else []:
+            self._read(Kind.ITEM, [name])
+            found = self._decoded.get(name)
+            if isinstance(found, Item):
+                known = self._items[item_id] = found
+                break
+        return known
 
     def check_parent(self, ref: PointRef, digest: bytes) -> bool:
-        """Whether a point's record is still there, the same, and a root (R8)."""
-        self.refresh()
+        """Whether a point's record is still there, the same, and a root (R8): of this point alone it is looked anew."""
+        folder = _mark_folder(ref)
+        names = {int(entry): f"{folder}/{entry}" for entry in self._mark_entries(folder)}
+        for name in names.values():
+            self.damage.pop(name, None)
+        self._mark_names[ref] = names
+        self._marks.pop(ref, None)
         return self.stands(ref, digest) and self.state(ref).is_root
 
     def stands(self, ref: PointRef, digest: bytes) -> bool:
@@ -280,7 +389,7 @@ class Catalog:
             ConflictError: others made marks meanwhile (`point.marked-meanwhile`).
             BlockVaultError: what `check` raised.
         """
-        folder = f"marks/{ref.origin}/{ref.number:010d}"
+        folder = _mark_folder(ref)
         for _ in range(MARK_TRIES):
             known = self._read_marks(folder)
             if check is not None:
@@ -307,9 +416,7 @@ class Catalog:
     def _read_marks(self, folder: str) -> dict[int, Mark | None]:
         """The marks of a point as they lie in the vault now, by sequence."""
         known: dict[int, Mark | None] = {}
-        for entry in self._store.entries(folder):
-            if not re.fullmatch("[0-9]{6}", entry):
-                continue
+        for entry in self._mark_entries(folder):
             name = f"{folder}/{entry}"
             try:
                 body, _ = unseal_record(self._keys, Kind.MARK, name, self._store.read(name))
@@ -318,12 +425,15 @@ class Catalog:
                 known[int(entry)] = None
         return known
 
+    def _mark_entries(self, folder: str) -> list[str]:
+        return [entry for entry in self._store.entries(folder) if re.fullmatch("[0-9]{6}", entry)]
+
     def drop_record(self, ref: PointRef) -> None:
         """Delete the record of a point that is no root any more; its marks stay as tombstones (R12)."""
         if self.state(ref).is_root:
             raise InternalError("point.still-a-root", f"point {ref.number} is a root and its record stays")
         self._store.delete(point_object(ref))
-        self._points.pop(ref, None)
+        self._names[Kind.POINT].discard(point_object(ref))
 
     def _create(self, kind: Kind, name: str, body: bytes) -> bytes:
         """Create-only with a write id: "already there" is success only if it is our own write (R7)."""
@@ -336,7 +446,7 @@ class Catalog:
                 raise
         return digest
 
-    def remember(self, names: Iterable[str]) -> None:
-        """Take records that were just created into the catalog."""
-        if self._index:
-            self._index.change_records([(name, self._store.read(name)) for name in names], ())
+    def remember(self, point: Point) -> None:
+        """Take a point that was just committed into LMDB."""
+        name = point_object(point.ref)
+        self._put({name: self._store.read(name)}, [point], set())

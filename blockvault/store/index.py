@@ -13,7 +13,8 @@ Databases (LMDB 0.9 data format, full sync):
     pack-name   u32 BE -> pack name (16 bytes), b"" where the pack was deleted;       pack-number   pack name -> u32 BE
     blocks      first 8 bytes of a block's id -> pack number u32 BE, slot u32 BE
     segments    "<origin>/<seq>" -> b"" (index segments that are in `blocks`)
-    records     object name -> the object's bytes (points, marks, items), sealed as they lie in the vault
+    records     object name -> the object's bytes (points, marks, items), sealed as they lie in the vault;
+                "briefs/<origin>/<block>" -> what is asked of all points, sealed (`store/briefs.py`)
     outlines    layer name -> outline, sealed (`store/outlines.py`)
     filled      object name of a pack's generation -> number of its blocks, u32 BE
 
@@ -39,7 +40,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from typing import Any, TypeVar
 
 import lmdb
@@ -539,6 +540,29 @@ class Index:
                     yield bytes(key).decode(), bytes(value)
 
         return self._read(lambda txn: dict(walk(txn)))
+
+    def record_names(self, prefix: str) -> set[str]:
+        """Names of the cached objects under a folder."""
+
+        def work(txn: Any) -> set[str]:
+            start, end = prefix.encode() + b"/", prefix.encode() + b"0"  # the byte after the slash
+            cursor = txn.cursor(db=self._records)
+            if not cursor.set_range(start):
+                return set()
+            keys = takewhile(end.__gt__, cursor.iternext(keys=True, values=False))
+            return set(filter(None, b"\n".join(keys).decode().split("\n")))
+
+        return self._read(work)
+
+    def records_named(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Cached objects by their names; those that are not cached are not in it."""
+        wanted = sorted(names)
+
+        def work(txn: Any) -> dict[str, bytes]:
+            values = ((name, txn.get(name.encode(), db=self._records)) for name in wanted)
+            return {name: bytes(value) for name, value in values if value is not None}
+
+        return self._read(work)
 
     def change_records(self, put: Iterable[tuple[str, bytes]], drop: Iterable[str]) -> None:
         """Bring the catalog up to the objects: take in new records, forget those that are gone."""

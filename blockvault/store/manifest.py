@@ -73,31 +73,33 @@ class CellMap:
             starts = np.cumsum(segment.run_count, dtype=np.int64) - segment.run_count
             chunks = used.slot_chunk.astype(np.uint64) + np.uint64(self.first_chunk)
             for run in used.runs[~known[used.runs]].tolist():
-                start, count = int(starts[run]), int(segment.run_count[run])
-                pack = segment.packs[segment.run_pack[run]]
-                first = int(segment.run_first_slot[run])
-                try:
-                    table = shelf.reader(pack).table
-                    name, reason = f"{pack_folder(pack)}/{pack.hex()}", ""
-                    if first + count > table.slot_count:
-                        reason = "it has fewer slots than a manifest refers to"
-                    elif (
-                        run_digest(run_key, chunks[start : start + count], table.ids[first : first + count])
-                        != segment.run_digest[run].tobytes()
-                    ):
-                        reason = (
-                            f"slots {first} to {first + count - 1} do not hold what layer {used.layer} bound to them"
-                        )
-                except CorruptionError as error:
-                    name = next(iter(shelf.names(pack)), f"{pack_folder(pack)}/{pack.hex()}")
-                    reason = error.why or error.message
-                if reason:
-                    span = slice(start, start + count)
+                span = slice(int(starts[run]), int(starts[run]) + int(segment.run_count[run]))
+                found = unsound(shelf, run_key, used.layer, segment, run, chunks[span])
+                if found is not None:
+                    name, reason = found
                     hit = used.slot_chunk[span][used.slot_used[span]].astype(np.int64)
                     damage.append(RunDamage(name, hit, reason))
                 else:
                     known[run] = True
         return damage
+
+
+def unsound(
+    shelf: PackShelf, run_key: bytes, layer: str, segment: Segment, run: int, chunks: NDArray[np.uint64]
+) -> tuple[str, str] | None:
+    """What is wrong with a run that binds these chunks of the disk: the object at fault, and why (R1)."""
+    count, first = int(segment.run_count[run]), int(segment.run_first_slot[run])
+    pack = segment.packs[segment.run_pack[run]]
+    name = f"{pack_folder(pack)}/{pack.hex()}"
+    try:
+        table = shelf.reader(pack).table
+    except CorruptionError as error:
+        return next(iter(shelf.names(pack)), name), error.why or error.message
+    if first + count > table.slot_count:
+        return name, "it has fewer slots than a manifest refers to"
+    if run_digest(run_key, chunks, table.ids[first : first + count]) != segment.run_digest[run].tobytes():
+        return name, f"slots {first} to {first + count - 1} do not hold what layer {layer} bound to them"
+    return None
 
 
 class Manifest:

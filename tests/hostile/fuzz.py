@@ -30,6 +30,7 @@ CORPUS_MAX = 400
 _FOLLOWED = tuple(f"{part}.py" for part in (
     "envelope", "index", "jsontext", "records", "tables", "layers", "keys", "folder", "manifest", "packs", "catalog",
     "digests", "host", "session", "blocks", "verify", "restore", "restoring", "diff", "local", "render", "views",
+    "structure", "briefs",
 ))  # fmt: skip
 
 

@@ -10,6 +10,8 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import blake3
 import numpy as np
@@ -21,8 +23,9 @@ from blockvault.cli.render import Output, to_json
 from blockvault.cli.views import point_fields
 from blockvault.clock import utc_now
 from blockvault.engine.blocks import fetch
+from blockvault.engine.structure import Structure
 from blockvault.errors import BlockVaultError, InternalError
-from blockvault.format import records
+from blockvault.format import jsontext, records
 from blockvault.format.envelope import (
     DIRECTORY_NUMBER,
     HEAD_BYTES,
@@ -37,8 +40,11 @@ from blockvault.format.index import decode_index
 from blockvault.format.layers import decode_root, decode_segment, encode_segment, merge_segments, recut_segment
 from blockvault.format.outlines import decode_outline, encode_outline, joined, outline_of_segment, without
 from blockvault.format.tables import decode_table
-from blockvault.model import PointDisk, PointInfo, Secret, Tier
+from blockvault.ids import ItemId, OriginId, PointId
+from blockvault.model import PointBrief, PointDisk, PointInfo, Secret, Tier
+from blockvault.monitor import Monitor
 from blockvault.store import sorted_segments
+from blockvault.store.briefs import block_name, decode_block
 from blockvault.store.folder import open_folder
 from blockvault.store.index import Index
 from blockvault.store.manifest import Manifest
@@ -194,6 +200,9 @@ def _tables(root: Path) -> Target:
 
 
 def _walk(world: World, shelf: PackShelf, disk: PointDisk, store: object) -> None:
+    point: Any = SimpleNamespace(item_id="item", disks=(disk,))
+    by_layer = Structure(store, world.keys, shelf, Monitor(), lambda *_: None)  # type: ignore[arg-type]
+    assert len(list(by_layer.doubtful([("1", point)]))) <= 1
     manifest = Manifest(store, world.keys, disk)  # type: ignore[arg-type]
     try:
         for cell in manifest.cells_with_segments()[:4]:
@@ -273,6 +282,20 @@ def _outlines(root: Path) -> Target:
         joined([outline], without(outline.live, outline.stated))
 
     return Target("outlines", run, seeds)
+
+
+def _briefs(root: Path) -> Target:
+    world = World(root)
+    name = f"briefs/{'ab' * 16}/00000000"
+    moment = utc_now()
+    seed = [PointBrief(OriginId("ab" * 16), 3, PointId("cd" * 16), ItemId("ef" * 16), "disk", moment, moment, None)]
+
+    def run(data: bytes) -> None:
+        sealed, _ = seal_record(world.keys, Kind.BRIEFS, name, data)
+        for brief in decode_block(world.keys, name, sealed):
+            block_name(brief)
+
+    return Target("briefs", run, [jsontext.encode(seed)])
 
 
 # --- whole vaults ------------------------------------------------------------------------------------------------
@@ -435,6 +458,7 @@ TARGETS: dict[str, Make] = {
     "segments": _segments,
     "indexes": _indexes,
     "outlines": _outlines,
+    "briefs": _briefs,
     "vaults": _vaults,
     "lmdb": _lmdb,
     "sorted": _sorted,

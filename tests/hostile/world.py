@@ -104,7 +104,7 @@ class World:
             body = sealer.head
         else:
             sealer = open_sealer(self.keys, kind_of(name), name, body[:HEAD_BYTES])
-        stored = sealer.seal(DIRECTORY_NUMBER, frame if frame is not None else pack_frame(plain, level=1))
+        stored = sealer.seal(DIRECTORY_NUMBER, frame if frame is not None else pack_frame(plain))
         return body + stored + footer(len(body), len(stored))
 
     def layer_with(self, segments: dict[int, bytes], name: str, *, chunk_size: int = CHUNK, chunks: int = 0) -> bytes:
@@ -113,7 +113,7 @@ class World:
         body = sealer.head
         entries = np.zeros(len(segments), dtype=ENTRY)
         for i, (cell, plain) in enumerate(sorted(segments.items())):
-            stored = sealer.seal(cell, pack_frame(plain, level=1))
+            stored = sealer.seal(cell, pack_frame(plain))
             tag = np.frombuffer(stored[-TAG_BYTES:], np.uint8)
             entries[i] = (cell, 1, ENTRY_SEGMENT, len(body), len(stored), 1, tag)
             body += stored

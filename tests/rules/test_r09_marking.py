@@ -11,12 +11,13 @@ import pytest
 from helpers import forge
 from helpers.damage import flip, truncate
 from helpers.files import noise, resize, text, write_at
-from helpers.needed import Churn, Slots, listed_layers, needed_by, nothing_is_left, purge, reclaim, roots
+from helpers.needed import NOW, Churn, Slots, listed_layers, needed_by, nothing_is_left, purge, reclaim, roots
 from helpers.site import CHUNK, KEY_FILE, Site
 
-from blockvault.engine import marking
+from blockvault.engine import marking, structure
 from blockvault.engine.marking import Marker
 from blockvault.engine.reclaim import Reclaimer
+from blockvault.engine.verifying import make_verifier
 from blockvault.errors import ConflictError, CorruptionError
 from blockvault.format import outlines
 from blockvault.format.envelope import Kind, seal_record
@@ -59,6 +60,19 @@ def agrees(site: Site, points: list[Point]) -> None:
                 marker.add(points)
                 assert as_sets(site, marker) == expected
                 assert {layer.hex() for layer in marker.layers} == layers
+            patch.setattr(structure, "WINDOW_PIECES", window)
+            assert proved(site, points) == expected
+
+
+def proved(site: Site, points: list[Point]) -> Slots:
+    """What verify finds that points need; nothing of them may be in doubt."""
+    session = forge.session(site)
+    session.shelf.refresh()
+    verifier = make_verifier(session, Monitor(), NOW)
+    by_layer = structure.Structure(session.store, session.keys, session.shelf, Monitor(), verifier._mark)
+    assert not list(by_layer.doubtful([(str(point.number), point) for point in points]))
+    verifier._add_bases()
+    return {pack: set(np.flatnonzero(slots).tolist()) for pack, slots in verifier.needed.items() if slots.any()}
 
 
 def agrees_for_any_roots(site: Site, rng: random.Random, tries: int = 6) -> None:

@@ -391,29 +391,29 @@ def test_a_restore_whose_point_is_purged_and_pruned(site: Site, hook: SetHook) -
 @pytest.mark.parametrize("verb", ["verify", "diff"])
 def test_a_reader_whose_points_are_purged_and_pruned(site: Site, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """Between its lease and its work the points end and everything dead is freed; it goes on as if nothing were."""
-    from blockvault.store.manifest import Manifest
+    from blockvault.store.layers import LayerReader
 
     scene = Scene(site)
     write_at(scene.image, 0, noise(2 * CHUNK, 5))
     number = site.take(scene.image).number
-    real = Manifest.cell
+    real = LayerReader.read_segment
     done: list[bool] = []
 
-    def cell(self: Manifest, index: int) -> object:
+    def read_segment(self: LayerReader, entry: object) -> object:
         if not done:
             done.append(True)
             purge(site, number)
             reclaim(site, 0.0)
-        return real(self, index)
+        return real(self, entry)
 
-    monkeypatch.setattr(Manifest, "cell", cell)
+    monkeypatch.setattr(LayerReader, "read_segment", read_segment)
     if verb == "verify":
         assert site.vault.verify().damage == ()
     else:
         result = site.vault.diff("1", str(number))
         assert {extent.offset for extent in result.extents} == {0}
     assert done
-    monkeypatch.setattr(Manifest, "cell", real)
+    monkeypatch.setattr(LayerReader, "read_segment", real)
     reclaim(site, 0.0)
     nothing_is_left(site)
     site.sound()

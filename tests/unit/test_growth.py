@@ -17,11 +17,13 @@ from blockvault.clock import utc_now
 from blockvault.engine import session as session_module
 from blockvault.format.index import prefixes_of
 from blockvault.ids import PackName
-from blockvault.model import PointRef
-from blockvault.store import catalog, packs
+from blockvault.model import PointRef, VerifyBudget
+from blockvault.store import briefs as briefs_module
+from blockvault.store import catalog, layers, packs
 from blockvault.store import index as index_module
 from blockvault.store.index import Index
 from blockvault.store.leases import live_leases
+from blockvault.store.manifest import Manifest
 
 POINTS = 8
 
@@ -55,10 +57,79 @@ def test_verify_reads_a_table_once_though_few_packs_are_kept_open(grown: Site, m
     monkeypatch.setattr(packs, "OPEN_PACKS_MAX", 1)
     calls = counting(monkeypatch, packs, "read_table", 2)
     assert not grown.vault.verify(quick=True).damage
-    # Once to learn how many slots it has and once for each layer that took its run in, of which there are few (layers
-    # double in size); not twice at each of the points that need it.
     assert len(calls) == POINTS
-    assert sum(calls.values()) <= POINTS * (1 + POINTS.bit_length()) < POINTS * (POINTS + 1), calls
+    assert sum(calls.values()) == POINTS, calls
+    calls.clear()
+    budget = VerifyBudget(byte_count=1)
+    assert not grown.vault.verify(budget=budget).damage
+    assert sum(calls.values()) <= POINTS + 3, calls  # and once more for the pack whose blocks are read
+
+
+def test_verify_opens_a_layer_once_however_many_points_list_it(grown: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = counting(monkeypatch, layers, "open_sealer", 2)
+    merged = counting(monkeypatch, Manifest, "cell", 1)
+    assert not grown.vault.verify(quick=True).damage
+    assert len(opened) == len(grown.objects("main/layers"))
+    assert sum(opened.values()) == len(opened), opened
+    assert not merged, "no point's manifest was merged"
+
+
+def test_opening_decodes_no_point(grown: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    grown.vault.hold("1", reason="kept")
+    grown.vault.points()
+    grown.close()
+    calls = counting(monkeypatch, catalog, "unseal_record", 2)
+    assert len(grown.vault.items()) == 1
+    assert all(name.startswith("items/") for name in calls), calls
+    calls.clear()
+    assert grown.vault.point("3").number == 3
+    assert set(calls) == {f"points/{grown.vault.origin}/{3:010d}", f"marks/{grown.vault.origin}/{1:010d}/{1:06d}"}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_snapshot_decodes_its_parent_alone(grown: Site, monkeypatch: pytest.MonkeyPatch, *, lost: bool) -> None:
+    """And all points once where LMDB has no briefs of them: made by an earlier version, or lost."""
+    index = grown.vault._session.index
+    assert index is not None
+    if lost:
+        index.change_records((), list(index.records("briefs")))
+    grown.close()
+    for turn in range(2):
+        calls = counting(monkeypatch, catalog, "unseal_record", 2)
+        grown.vault.snapshot([str(grown.root / "disk.img")], keep=False)
+        read = {name for name in calls if name.startswith("points/")}
+        assert len(read) == (POINTS if lost and not turn else 1), read
+        grown.close()
+
+
+def test_briefs_say_what_records_say_whatever_lmdb_has(grown: Site) -> None:
+    def compared() -> None:
+        records = grown.vault._session.catalog
+        records.refresh()
+        briefs = {brief.ref: brief for brief in records.briefs()}
+        assert briefs == {point.ref: point.brief for point in records.points()}
+
+    compared()
+    grown.reopen()
+    compared()
+    index = grown.vault._session.index
+    assert index is not None
+    ((name, data),) = index.records("briefs").items()
+    for bad in (data[:-30] + bytes(30), b"", index.records("points").popitem()[1]):
+        index.change_records([(name, bad)], ())
+        grown.reopen()
+        compared()
+        index = grown.vault._session.index
+        assert index is not None
+        assert index.records("briefs")[name] not in (bad, b"")
+    grown.vault.delete_point("3", purge=True)
+    compared()
+    assert "3" not in {info.label for info in grown.vault.points()}
+    grown.vault.prune(grown.vault.plan_prune())
+    grown.reopen()
+    compared()
+    rows = briefs_module.read_blocks(grown.vault._session.keys, grown.vault._session.index)
+    assert [brief.number for brief in rows] == [1, 2, 4, 5, 6, 7, 8], "that of a record that is gone is gone too"
 
 
 def test_a_damaged_pack_is_told_for_every_point_that_needs_it(grown: Site) -> None:
