@@ -11,7 +11,7 @@ from hostile.targets import TARGETS, make
 
 EXAMPLES = {
     "header": 250, "slots": 600, "records": 600, "envelope": 600, "tables": 200, "roots": 200, "segments": 200,
-    "indexes": 250, "outlines": 400, "vaults": 12, "lmdb": 30, "sorted": 150, "host": 60,
+    "indexes": 250, "outlines": 400, "briefs": 400, "vaults": 12, "lmdb": 30, "sorted": 150, "host": 60,
 }  # fmt: skip
 SEED = 1
 
