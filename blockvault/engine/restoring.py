@@ -264,7 +264,9 @@ class Restorer:
 
     def _from_snapshot(self, request: RestoreRequest, disk: _Disk, target: Target) -> tuple[int, int]:
         assert request.record is not None
-        written = self._tier.restore_disk(request.record, disk.name, target.fd, monitor=self._monitor)
+        written = self._tier.restore_disk(
+            request.record, disk.name, target.fd, monitor=self._monitor, direct_fd=target.direct_fd
+        )
         if not request.verify or request.info.point is None:
             return written, 0
         folder = os.path.join(self._digests_folder, request.record.item_id)

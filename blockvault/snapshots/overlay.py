@@ -343,9 +343,10 @@ class RawReader:
 
     # -- restoring ------------------------------------------------------------------------------------------
 
-    def copy_to(self, target_fd: int, monitor: Monitor) -> int:
+    def copy_to(self, target_fd: int, monitor: Monitor, *, direct_fd: int | None = None) -> int:
         """Write the whole disk to a target of its size; returns the bytes written.
 
+        `direct_fd`: the same target opened with O_DIRECT, if it can be.
         First the newest state, cloned where the file system can; then, the lists looked at after that, every
         chunk that older snapshots saved, the nearest to this one last.
         """
@@ -353,7 +354,7 @@ class RawReader:
         monitor.attach(token)
         fresh = reads_as_zeros(target_fd)
         reach("snapshot.raw.looked")
-        written = self._copy_newest(target_fd, fresh, monitor, token)
+        written = self._copy_newest(target_fd, direct_fd, fresh, monitor, token)
         with self._lock:
             self._refresh()
             lists = list(self._lists)
@@ -361,7 +362,9 @@ class RawReader:
             written += self._overlay(found, target_fd, monitor, token)
         return written
 
-    def _copy_newest(self, target_fd: int, fresh: bool, monitor: Monitor, token: CancelToken) -> int:
+    def _copy_newest(
+        self, target_fd: int, direct_fd: int | None, fresh: bool, monitor: Monitor, token: CancelToken
+    ) -> int:
         if fresh:
             try:
                 follow_nocow(self.fd, target_fd)
@@ -372,7 +375,56 @@ class RawReader:
             except OSError as error:
                 if error.errno not in NOT_HERE:
                     raise
-        return copy_data(self.fd, target_fd, self.size, fresh, monitor, token)
+        if direct_fd is None:
+            return copy_data(self.fd, target_fd, self.size, fresh, monitor, token)
+        return self._copy_direct(target_fd, direct_fd, fresh, monitor, token)
+
+    def _copy_direct(self, target_fd: int, direct_fd: int, fresh: bool, monitor: Monitor, token: CancelToken) -> int:
+        """As `copy_data`, but read on all cores and written past the page cache: a third of the time."""
+        written = position = 0
+
+        def read(chunks: U64) -> tuple[U64, PlainBatch]:
+            return chunks, kernel.identify(
+                np.full(len(chunks), self.fd, np.int32),
+                chunks,
+                chunk_size=self.chunk_size,
+                disk_size=self.size,
+                seed=0,
+                id_key=None,
+                cancel=token,
+            )
+
+        def wanted() -> Iterator[U64]:
+            total = chunk_count(self.size, self.chunk_size)
+            for first, count in data_runs(self.fd, self.size, self.chunk_size, 0, total):
+                run = np.arange(first, first + count, dtype=np.uint64)
+                for piece in pieces_of(count, self.chunk_size):
+                    yield run[piece]
+
+        def skip_to(stop: int) -> None:
+            if stop > position:
+                if not fresh:
+                    kernel.clear(target_fd, position, stop - position)
+                monitor.advance(stop - position)
+
+        for chunks, batch in in_order(read, wanted()):
+            monitor.check()
+            begin = int(chunks[0]) * self.chunk_size
+            skip_to(begin)
+            position = min(self.size, (int(chunks[-1]) + 1) * self.chunk_size)
+            written += kernel.apply(
+                batch,
+                all_rows(len(batch)),
+                target_fd,
+                chunks,
+                disk_size=self.size,
+                fresh=fresh,
+                direct_fd=direct_fd,
+                cancel=token,
+            )
+            monitor.advance(position - begin)
+        skip_to(self.size)
+        return written
 
     def _overlay(self, found: ChunkList, target_fd: int, monitor: Monitor, token: CancelToken) -> int:
         total = chunk_count(self.size, self.chunk_size)

@@ -312,16 +312,25 @@ class SnapshotTier:
             raise
         return reader
 
-    def restore_disk(self, record: SnapshotRecord, disk_name: str, target_fd: int, *, monitor: Monitor) -> int:
+    def restore_disk(
+        self,
+        record: SnapshotRecord,
+        disk_name: str,
+        target_fd: int,
+        *,
+        monitor: Monitor,
+        direct_fd: int | None = None,
+    ) -> int:
         """Write one disk of a snapshot to a target of its size; the snapshot is never changed.
 
+        `direct_fd`: the same target opened with O_DIRECT, if it can be.
         On a fresh target (a file that is one hole) holes are left; on any other they are made. The monitor is
         advanced over the disk's size. Returns the bytes written.
         """
         with contextlib.closing(self.open_disk(record, disk_name, digests_dir="/nonexistent")) as reader:
             try:
                 if isinstance(reader, RawReader):
-                    return reader.copy_to(target_fd, monitor)
+                    return reader.copy_to(target_fd, monitor, direct_fd=direct_fd)
                 return reflink.restore_clone(reader, target_fd, monitor)  # type: ignore[arg-type]
             except OSError as error:
                 if isinstance(error, DeviceError):

@@ -140,8 +140,8 @@ class World:
     def open(self, number: int, disk: str = "vda") -> DiskReader:
         return self.tier.open_disk(self.record(number), disk, digests_dir=str(self.digests_dir))
 
-    def restored(self, number: int, disk: str = "vda", *, fresh: bool = True) -> Path:
-        """Restore a disk to a file: one that is one hole, or one that is full of other bytes."""
+    def restored(self, number: int, disk: str = "vda", *, fresh: bool = True, direct: bool = False) -> Path:
+        """Restore a disk to a file: one that is one hole, or full of other bytes; past the page cache or through it."""
         target = self.root / "restored.img"
         target.unlink(missing_ok=True)
         size = self.copy(disk, number).stat().st_size
@@ -153,17 +153,25 @@ class World:
                     file.write(b"\xa5" * (1 << 20))
                 file.truncate(size)
             file.flush()
-            self.tier.restore_disk(self.record(number), disk, file.fileno(), monitor=Monitor())
+            past = os.open(target, os.O_WRONLY | os.O_DIRECT) if direct else None
+            try:
+                self.tier.restore_disk(self.record(number), disk, file.fileno(), monitor=Monitor(), direct_fd=past)
+            finally:
+                if past is not None:
+                    os.close(past)
         return target
 
     def check(self, number: int, disk: str = "vda", *, thorough: bool = True) -> None:
         """Whatever way the snapshot is read, it has the bytes of the copy."""
         truth = self.copy(disk, number)
-        assert_same(self.restored(number, disk), truth, f"snapshot {number} {disk} restored")
+        for direct in (False, True):
+            restored = self.restored(number, disk, direct=direct)
+            assert_same(restored, truth, f"snapshot {number} {disk} restored, past the page cache: {direct}")
         if thorough:
             if truth.stat().st_size <= 64 << 20:
-                restored = self.restored(number, disk, fresh=False)
-                assert_same(restored, truth, f"snapshot {number} {disk} restored over other bytes")
+                for direct in (False, True):
+                    restored = self.restored(number, disk, fresh=False, direct=direct)
+                    assert_same(restored, truth, f"snapshot {number} {disk} restored over other bytes: {direct}")
             self.check_reader(number, disk)
 
     def check_reader(self, number: int, disk: str = "vda") -> None:
