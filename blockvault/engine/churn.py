@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from blockvault import kernel
 from blockvault.engine.claims import Claims
-from blockvault.engine.pipeline import SCAN_BYTES, worker_count
 from blockvault.engine.suspects import Suspects
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
@@ -35,6 +34,7 @@ from blockvault.image.reader import DiskReader
 from blockvault.model import ChunkState, ChurnSource, FillKind, PointDisk
 from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, cell_count, chunk_count
 from blockvault.monitor import Monitor
+from blockvault.pipeline import SCAN_BYTES, worker_count
 from blockvault.store.digests import DigestState
 from blockvault.store.manifest import CellMap, Manifest
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blockvault.engine.pipeline import batch_chunks, in_order
 from blockvault.image.extent_map import Ranges
 from blockvault.image.reader import DiskReader
 from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, chunk_count
 from blockvault.monitor import Monitor
+from blockvault.pipeline import batch_chunks, in_order
 from blockvault.store.digests import DigestState
 
 WINDOWS = 256
@@ -84,11 +84,12 @@ def audit(
         differs = (np.asarray(plain.digests) != batch.before).any(axis=1)
         return len(batch.numbers), plain.read_bytes, batch.numbers[differs]
 
-    for chunks, byte_count, differing in in_order(look, _batches(reader, digests, claims, windows, monitor)):
-        monitor.count("audited_chunks", chunks)
-        monitor.count("read_bytes", byte_count)
-        read += chunks
-        missed += differing.tolist()
+    with in_order(look, _batches(reader, digests, claims, windows, monitor)) as results:
+        for chunks, byte_count, differing in results:
+            monitor.count("audited_chunks", chunks)
+            monitor.count("read_bytes", byte_count)
+            read += chunks
+            missed += differing.tolist()
     return Audit(read, tuple(missed))
 
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from blockvault.engine.pipeline import batch_chunks
 from blockvault.errors import CorruptionError, InvalidInputError
 from blockvault.image.reader import DiskReader
 from blockvault.model import ChunkState, FillKind, PointDisk, VaultKeys
 from blockvault.model.geometry import cell_bounds, cell_count
 from blockvault.monitor import Monitor
+from blockvault.pipeline import batch_chunks
 from blockvault.store.local import LocalStore
 from blockvault.store.manifest import CellMap, Manifest
 from blockvault.store.packs import PackShelf

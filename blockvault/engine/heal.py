@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from blockvault import kernel
 from blockvault.engine.blocks import STATUS_GOOD, STATUS_NO_BASE, STATUS_TEXT, Place, fetch
-from blockvault.engine.pipeline import batch_chunks
 from blockvault.engine.session import Session
 from blockvault.engine.spare import SpareCopies
 from blockvault.errors import BlockVaultError, CorruptionError
@@ -36,6 +35,7 @@ from blockvault.format.tables import DEPTH_MAX, PackTable
 from blockvault.ids import PackName
 from blockvault.model import Codec, FillKind, HealedBlock, Point
 from blockvault.monitor import Monitor
+from blockvault.pipeline import batch_chunks
 from blockvault.store.generations import FullBlock, write_generation
 from blockvault.store.manifest import Manifest
 from blockvault.store.packs import PackReader, block_columns, generation_of, read_table

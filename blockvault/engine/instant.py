@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from blockvault import kernel
 from blockvault.engine.claims import Claims
 from blockvault.engine.diff import ids_of
-from blockvault.engine.pipeline import batch_chunks, in_order
 from blockvault.engine.restore import DiskRestore
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
 from blockvault.image.reader import DiskReader
 from blockvault.model import ChunkState, FillKind
 from blockvault.model.geometry import cell_bounds, cell_count
+from blockvault.pipeline import batch_chunks, in_order
 from blockvault.store.manifest import CellMap
 
 
@@ -76,11 +76,12 @@ def check_and_mend(
             ids[np.asarray(plain.states) != ChunkState.CHANGED] = 0
             return numbers, ids
 
-        for numbers, ids in in_order(identify, batches):
-            monitor.check()
-            actual[(numbers - np.uint64(first)).astype(np.int64)] = ids
-            monitor.count("compared_chunks", len(numbers))
-            monitor.advance(len(numbers) * chunk_size)
+        with in_order(identify, batches) as results:
+            for numbers, ids in results:
+                monitor.check()
+                actual[(numbers - np.uint64(first)).astype(np.int64)] = ids
+                monitor.count("compared_chunks", len(numbers))
+                monitor.advance(len(numbers) * chunk_size)
         wrong = known & (actual != wanted).any(axis=1)
         if not wrong.any():
             continue

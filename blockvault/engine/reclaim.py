@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from blockvault.engine.blocks import fetch
 from blockvault.engine.marking import Marker, stopped
-from blockvault.engine.pipeline import batch_chunks
 from blockvault.engine.session import Session
 from blockvault.errors import BlockVaultError, ConflictError, CorruptionError, DeviceError
 from blockvault.failpoints import reach
@@ -37,6 +36,7 @@ from blockvault.format.index import decode_index, prefixes_of
 from blockvault.ids import LayerName, PackName, random_name
 from blockvault.model import Codec, Point, PointRef, ReclaimResult
 from blockvault.monitor import Monitor
+from blockvault.pipeline import batch_chunks
 from blockvault.store import condemned
 from blockvault.store.catalog import record_names, ref_of
 from blockvault.store.generations import write_generation

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from blockvault import kernel
 from blockvault.engine.blocks import STATUS_NO_BASE, STATUS_TEXT, Fetched, Gathered, block_name, fetch, gather
-from blockvault.engine.pipeline import RESTORE_BATCH_BYTES, batch_chunks, in_order
 from blockvault.errors import CorruptionError
 from blockvault.failpoints import reach
 from blockvault.model import FillKind, PointDisk, VaultKeys
 from blockvault.model.geometry import CELL_CHUNKS, cell_count
 from blockvault.monitor import Monitor
+from blockvault.pipeline import RESTORE_BATCH_BYTES, batch_chunks, in_order
 from blockvault.store.local import LocalStore
 from blockvault.store.manifest import CellMap, Manifest
 from blockvault.store.packs import PackShelf
@@ -77,25 +77,25 @@ class DiskRestore:
 
         # Blocks are decoded on all cores, but written by this thread alone: two writers of one file would only wait
         # for its lock, and burn the cores that decode.
-        for batch, plain in in_order(
-            lambda batch: (batch, self._fetch(batch)), self._batches(fd, fresh=fresh, pack_order=True)
-        ):
-            self.monitor.check()
-            chunks = (batch.rows + batch.cell.first_chunk).astype(np.uint64)
-            order = np.argsort(chunks, kind="stable").astype(np.uint32)
-            reach("restore.write")
-            count = kernel.apply(
-                plain,
-                order,
-                fd,
-                chunks[order],
-                disk_size=self.disk.size,
-                fresh=fresh,
-                direct_fd=direct_fd,
-                cancel=None,
-            )
-            written += count
-            self.monitor.count("written_bytes", count)
+        batches = self._batches(fd, fresh=fresh, pack_order=True)
+        with in_order(lambda batch: (batch, self._fetch(batch)), batches) as results:
+            for batch, plain in results:
+                self.monitor.check()
+                chunks = (batch.rows + batch.cell.first_chunk).astype(np.uint64)
+                order = np.argsort(chunks, kind="stable").astype(np.uint32)
+                reach("restore.write")
+                count = kernel.apply(
+                    plain,
+                    order,
+                    fd,
+                    chunks[order],
+                    disk_size=self.disk.size,
+                    fresh=fresh,
+                    direct_fd=direct_fd,
+                    cancel=None,
+                )
+                written += count
+                self.monitor.count("written_bytes", count)
         return written
 
     def chunks_in(self, cell: CellMap, rows: NDArray[np.int64]) -> kernel.PlainBatch:
@@ -106,18 +106,18 @@ class DiskRestore:
         """Write the disk from its first byte to its last to a pipe."""
         size, chunk_size = self.disk.size, self.disk.chunk_size
         position = 0
-        for batch, plain in in_order(
-            lambda batch: (batch, self._fetch(batch)), self._batches(None, fresh=True, pack_order=False)
-        ):
-            self.monitor.check()
-            starts = (batch.rows + batch.cell.first_chunk) * chunk_size
-            breaks = np.flatnonzero(np.diff(starts) != chunk_size) + 1
-            for rows in np.split(np.arange(len(starts), dtype=np.uint32), breaks):
-                begin = int(starts[rows[0]])
-                self._write_zeros(fd, begin - position)
-                length = min(len(rows) * chunk_size, size - begin)
-                plain.write_into(fd, np.ascontiguousarray(rows), length)
-                position = begin + length
+        batches = self._batches(None, fresh=True, pack_order=False)
+        with in_order(lambda batch: (batch, self._fetch(batch)), batches) as results:
+            for batch, plain in results:
+                self.monitor.check()
+                starts = (batch.rows + batch.cell.first_chunk) * chunk_size
+                breaks = np.flatnonzero(np.diff(starts) != chunk_size) + 1
+                for rows in np.split(np.arange(len(starts), dtype=np.uint32), breaks):
+                    begin = int(starts[rows[0]])
+                    self._write_zeros(fd, begin - position)
+                    length = min(len(rows) * chunk_size, size - begin)
+                    plain.write_into(fd, np.ascontiguousarray(rows), length)
+                    position = begin + length
         self._write_zeros(fd, size - position)
         return size
 

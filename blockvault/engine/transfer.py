@@ -24,7 +24,6 @@ from blockvault.engine.claims import Claims
 from blockvault.engine.encoding import DELTA_DEPTH, Batch, BatchWorker, Outcome, TransferContext
 from blockvault.engine.layering import LayerBuilder
 from blockvault.engine.packing import PackFiller
-from blockvault.engine.pipeline import batch_chunks, in_order
 from blockvault.errors import AlreadyExistsError, BlockVaultError, ConflictError, CorruptionError
 from blockvault.failpoints import reach
 from blockvault.format.layers import build_segment
@@ -44,6 +43,7 @@ from blockvault.model import (
     PointStatistics,
 )
 from blockvault.model.geometry import chunk_count
+from blockvault.pipeline import batch_chunks, in_order
 from blockvault.store import condemned
 from blockvault.store.catalog import point_object
 from blockvault.store.digests import DigestState, DigestWriter
@@ -175,13 +175,14 @@ class Transfer:
         self._digest_writers.append(digest_writer)
         cell = _CellBuild()
         try:
-            outcomes = in_order(worker.work, self._batches(finder, builder, reader.chunk_size))
-            for outcome in outcomes:
-                context.monitor.check()
-                self._place(outcome, cell, reader.chunk_size)
-                if outcome.batch.last:
-                    self._finish_cell(outcome.batch.churn, cell, builder, digest_writer)
-                    cell = _CellBuild()
+            batches = self._batches(finder, builder, reader.chunk_size)
+            with in_order(worker.work, batches) as outcomes:
+                for outcome in outcomes:
+                    context.monitor.check()
+                    self._place(outcome, cell, reader.chunk_size)
+                    if outcome.batch.last:
+                        self._finish_cell(outcome.batch.churn, cell, builder, digest_writer)
+                        cell = _CellBuild()
         finally:
             if manifest is not None:
                 manifest.close()

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blockvault.engine.blocks import STATUS_NO_BASE, STATUS_TEXT, block_name, fetch
-from blockvault.engine.pipeline import batch_chunks, in_order
 from blockvault.engine.structure import Structure
 from blockvault.engine.suspects import Suspects
 from blockvault.engine.touches import joined, ranges_of
@@ -37,6 +36,7 @@ from blockvault.ids import PackName
 from blockvault.model import BlockDamage, Codec, FillKind, Point, PointDisk, TouchedRange, VaultKeys
 from blockvault.model.geometry import CELL_CHUNKS
 from blockvault.monitor import Monitor
+from blockvault.pipeline import batch_chunks, in_order
 from blockvault.store.catalog import Catalog, point_object, record_names
 from blockvault.store.local import LocalStore
 from blockvault.store.manifest import CellMap, Manifest, SoundRuns
@@ -340,20 +340,21 @@ class Verifier:
             return pack, slots, fetched.status, last
 
         try:
-            for pack, slots, status, last in in_order(work, batches()):
-                self.monitor.check()
-                self.monitor.advance(len(slots) * self._chunk_size[pack])
-                blocks += len(slots)
-                plain += len(slots) * self._chunk_size[pack]
-                for row in np.flatnonzero(status).tolist():
-                    self.bad[pack][int(slots[row])] = STATUS_TEXT[int(status[row])]
-                if last:
-                    stored += stored_of[pack]
-                    self.monitor.count("packs_verified")
-                    done += 1
-                    self._credit(pack, generation_of[pack], everything=everything)
-                    if done % SAVE_PACKS == 0:
-                        self._save()
+            with in_order(work, batches()) as results:
+                for pack, slots, status, last in results:
+                    self.monitor.check()
+                    self.monitor.advance(len(slots) * self._chunk_size[pack])
+                    blocks += len(slots)
+                    plain += len(slots) * self._chunk_size[pack]
+                    for row in np.flatnonzero(status).tolist():
+                        self.bad[pack][int(slots[row])] = STATUS_TEXT[int(status[row])]
+                    if last:
+                        stored += stored_of[pack]
+                        self.monitor.count("packs_verified")
+                        done += 1
+                        self._credit(pack, generation_of[pack], everything=everything)
+                        if done % SAVE_PACKS == 0:
+                            self._save()
         finally:
             self._save()
         return blocks, plain, stored

@@ -1,55 +1,24 @@
-"""Chunks of a disk in batches of 8 MiB on all cores, with a bounded number under way."""
+"""Chunks of a disk in batches of 8 MiB."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blockvault.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
 BATCH_BYTES = 8 * MIB
 
-In = TypeVar("In")
-Out = TypeVar("Out")
-
-
-def worker_count() -> int:
-    """One worker a core that this process may use."""
-    return max(1, len(os.sched_getaffinity(0)))
-
 
 def batch_count(chunk_size: int) -> int:
     """Chunks in a batch."""
     return max(1, BATCH_BYTES // chunk_size)
-
-
-def in_order(work: Callable[[In], Out], inputs: Iterable[In]) -> Iterator[Out]:
-    """Apply `work` to each input on a pool of threads; yields the results in the order of the inputs.
-
-    Whatever ends it, threads under way are waited for: none touches a file after this returns.
-    """
-    workers = worker_count()
-    waiting: deque[Future[Out]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="blockvault-snapshot")
-    try:
-        for item in inputs:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > workers + 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def pieces_of(total: int, chunk_size: int) -> Iterator[slice]:

@@ -25,7 +25,8 @@ from blockvault.failpoints import reach
 from blockvault.image.source import next_data
 from blockvault.image.system import sync_folder
 from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, chunk_count
-from blockvault.snapshots.batches import all_rows, in_order, is_stated, pieces_of, runs_of, worker_count
+from blockvault.pipeline import in_order, worker_count
+from blockvault.snapshots.batches import all_rows, is_stated, pieces_of, runs_of
 from blockvault.snapshots.deltas import ChunkList, delta_path, list_path
 from blockvault.snapshots.overlay import damage_mark, stem_of
 from blockvault.snapshots.refusals import damaged
@@ -153,8 +154,9 @@ def roll_back(fd: int, delta_fd: int, found: ChunkList, chunk_size: int) -> None
             for piece in pieces_of(len(wanted), chunk_size):
                 yield np.ascontiguousarray(wanted[piece])
 
-    for _ in in_order(put_back, held()):
-        reach("snapshot.raw.rolling-back")
+    with in_order(put_back, held()) as results:
+        for _ in results:
+            reach("snapshot.raw.rolling-back")
     os.fsync(fd)
     reach("snapshot.raw.rolled-back")
 

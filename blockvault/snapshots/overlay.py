@@ -30,7 +30,8 @@ from blockvault.image.source import data_runs
 from blockvault.image.system import NOT_HERE, clone, follow_nocow, reads_as_zeros
 from blockvault.model import ChunkState
 from blockvault.model.geometry import CELL_CHUNKS, chunk_count
-from blockvault.snapshots.batches import all_rows, in_order, is_stated, pieces_of
+from blockvault.pipeline import in_order
+from blockvault.snapshots.batches import all_rows, is_stated, pieces_of
 from blockvault.snapshots.deltas import ChunkList, delta_path, list_path, seed_check
 from blockvault.snapshots.refusals import damaged, refused
 from blockvault.units import MIB
@@ -407,22 +408,23 @@ class RawReader:
                     kernel.clear(target_fd, position, stop - position)
                 monitor.advance(stop - position)
 
-        for chunks, batch in in_order(read, wanted()):
-            monitor.check()
-            begin = int(chunks[0]) * self.chunk_size
-            skip_to(begin)
-            position = min(self.size, (int(chunks[-1]) + 1) * self.chunk_size)
-            written += kernel.apply(
-                batch,
-                all_rows(len(batch)),
-                target_fd,
-                chunks,
-                disk_size=self.size,
-                fresh=fresh,
-                direct_fd=direct_fd,
-                cancel=token,
-            )
-            monitor.advance(position - begin)
+        with in_order(read, wanted()) as results:
+            for chunks, batch in results:
+                monitor.check()
+                begin = int(chunks[0]) * self.chunk_size
+                skip_to(begin)
+                position = min(self.size, (int(chunks[-1]) + 1) * self.chunk_size)
+                written += kernel.apply(
+                    batch,
+                    all_rows(len(batch)),
+                    target_fd,
+                    chunks,
+                    disk_size=self.size,
+                    fresh=fresh,
+                    direct_fd=direct_fd,
+                    cancel=token,
+                )
+                monitor.advance(position - begin)
         skip_to(self.size)
         return written
 
@@ -450,9 +452,10 @@ class RawReader:
                     yield np.ascontiguousarray(inside[piece])
 
         written = 0
-        for count in in_order(copy, wanted()):
-            monitor.check()
-            written += count
+        with in_order(copy, wanted()) as results:
+            for count in results:
+                monitor.check()
+                written += count
         return written
 
     def close(self) -> None:

@@ -37,7 +37,8 @@ from blockvault.failpoints import reach
 from blockvault.image.system import sync_folder, zero_range
 from blockvault.model import ChunkState
 from blockvault.model.geometry import CELL_CHUNKS, cell_bounds, chunk_count
-from blockvault.snapshots.batches import all_rows, in_order, is_stated, pieces_of, runs_of, worker_count
+from blockvault.pipeline import in_order, worker_count
+from blockvault.snapshots.batches import all_rows, is_stated, pieces_of, runs_of
 from blockvault.snapshots.deltas import ChunkList, delta_path, list_path
 from blockvault.snapshots.newest import Parent, cells_with_data, drop_list, open_newest, roll_back
 from blockvault.snapshots.overlay import stem_of
@@ -397,9 +398,10 @@ class DiskCapture:
             )
             return int(np.count_nonzero((batch.digests != expected[piece]).any(axis=1)))
 
-        for wrong in in_order(save, pieces_of(len(wanted), self.source.chunk_size)):
-            self.context.monitor.check()
-            self._newest_damage += wrong
+        with in_order(save, pieces_of(len(wanted), self.source.chunk_size)) as results:
+            for wrong in results:
+                self.context.monitor.check()
+                self._newest_damage += wrong
 
     def _read_newest(self, chunks: U64) -> kernel.PlainBatch:
         return kernel.identify(
@@ -431,10 +433,11 @@ class DiskCapture:
             return piece, np.array(batch.digests), batch.read_bytes
 
         digests = np.empty((len(chunks), 16), np.uint8)
-        for piece, found, read_bytes in in_order(copy, pieces_of(len(chunks), self.source.chunk_size)):
-            self.context.monitor.check()
-            digests[piece] = found
-            self._count_read(read_bytes)
+        with in_order(copy, pieces_of(len(chunks), self.source.chunk_size)) as results:
+            for piece, found, read_bytes in results:
+                self.context.monitor.check()
+                digests[piece] = found
+                self._count_read(read_bytes)
         return digests
 
     def _count_read(self, byte_count: int) -> None:

@@ -12,8 +12,8 @@ from helpers.children import ForkServer
 from helpers.files import noise, text, write_at
 from helpers.site import CHUNK, Site
 
-from blockvault import kernel
-from blockvault.engine import packing, pipeline
+from blockvault import kernel, pipeline
+from blockvault.engine import packing
 from blockvault.store import packs as packs_module
 
 PAIRS = 60

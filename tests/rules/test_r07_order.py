@@ -108,7 +108,7 @@ def traced(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Site, 
     site.take(image)
     write_at(image, 0, noise(51 * CHUNK, 2))
     monkeypatch.setattr("blockvault.engine.packing.PACK_BYTES", 8 * CHUNK)
-    monkeypatch.setattr("blockvault.engine.pipeline.BATCH_BYTES", 8 * CHUNK)
+    monkeypatch.setattr("blockvault.pipeline.BATCH_BYTES", 8 * CHUNK)
     with monkeypatch.context() as patch:
         tracer = Tracer(patch)
         site.vault.snapshot([str(image)], keep=False)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from blockvault.units import MIB
@@ -34,22 +35,29 @@ def batch_chunks(chunk_size: int, batch_bytes: int | None = None) -> int:
     return max(2, (batch_bytes or BATCH_BYTES) // chunk_size)
 
 
-def in_order(work: Callable[[In], Out], inputs: Iterable[In], *, workers: int | None = None) -> Iterator[Out]:
-    """Apply `work` to each input on a pool of threads; yields the results in the order of the inputs.
+@contextmanager
+def in_order(
+    work: Callable[[In], Out], inputs: Iterable[In], *, workers: int | None = None
+) -> Generator[Iterator[Out]]:
+    """Apply `work` to each input on a pool of threads; gives the results in the order of the inputs.
 
     The first exception ends it: batches not yet begun are dropped, those under way are waited for, so that no thread
-    touches a file after this returns.
+    touches a file after the `with` block. That is why it is one: a generator that is left half used is ended when the
+    system comes across it, perhaps while a thread is just being started, and to wait for threads there never ends.
     """
     count = workers or worker_count()
-    depth = count + 2
-    waiting: deque[Future[Out]] = deque()
     pool = ThreadPoolExecutor(count, thread_name_prefix="blockvault")
     try:
-        for item in inputs:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield _results(pool, work, inputs, count + 2)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _results(pool: ThreadPoolExecutor, work: Callable[[In], Out], inputs: Iterable[In], depth: int) -> Iterator[Out]:
+    waiting: deque[Future[Out]] = deque()
+    for item in inputs:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
