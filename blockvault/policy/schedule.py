@@ -6,7 +6,7 @@
     start_of(moment, item_id, window)         when an item really starts: a stable part of the window later
 
 A daily or weekly schedule runs when the wall clock of its zone first shows the time on that date, or a later one. That
-one sentence is the whole daylight-saving rule: a time that is skipped runs at the first moment after the gap; a time that
+one sentence is the whole daylight-saving rule: a time that is skipped runs at the first moment after the gap; one that
 comes twice runs once, the first; a date that a zone leaves out (Apia had no 2011-12-30) runs when the next one begins.
 
 An hourly schedule runs every so many hours that really elapse, whatever wall clocks do: its moments are counted from
