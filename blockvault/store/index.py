@@ -622,7 +622,8 @@ class Index:
     @property
     def size(self) -> int:
         """Bytes of its files."""
-        return sum(entry.stat().st_size for entry in os.scandir(self._folder))
+        with os.scandir(self._folder) as entries:
+            return sum(entry.stat().st_size for entry in entries)
 
     def close(self) -> None:
         """Close the environment and the sorted segments."""
