@@ -349,6 +349,7 @@ class Verifier:
                     for row in np.flatnonzero(status).tolist():
                         self.bad[pack][int(slots[row])] = STATUS_TEXT[int(status[row])]
                     if last:
+                        self.shelf.let_go(pack)
                         stored += stored_of[pack]
                         self.monitor.count("packs_verified")
                         done += 1

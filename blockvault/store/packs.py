@@ -48,6 +48,7 @@ from blockvault.format.envelope import (
 from blockvault.format.tables import NO_BASE, PackTable, decode_table, encode_table
 from blockvault.ids import PackName, ordered_name
 from blockvault.model import Codec, VaultKeys
+from blockvault.page_cache import let_go
 from blockvault.store.local import LocalStore, NewObject, device_error, read_at
 
 PACK_BYTES = 48 << 20
@@ -313,6 +314,12 @@ class PackShelf:
     def spare_reader(self, pack: PackName) -> PackReader | None:
         """`reader`, for whoever holds others and can do with these: None where the limit of open files is near."""
         return self._cached(pack) or (self.reader(pack) if self._make_room() else None)
+
+    def let_go(self, pack: PackName) -> None:
+        """A pack was read from end to end: it need not stay in the page cache where memory is scarce."""
+        reader = self._cached(pack)
+        if reader is not None:
+            let_go(reader.fd)
 
     def _cached(self, pack: PackName) -> PackReader | None:
         with self._lock:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.kernels import NATIVE, noise, scan
+from helpers.site import Site
 
 from blockvault import page_cache
 from blockvault.image.source import ImageSource
@@ -100,6 +101,25 @@ def test_a_pack_stays_in_the_cache_only_where_memory_is_left(
         written.commit()
         assert resident_bytes(tmp_path / name) == (size if stays or size == 4096 else 0)
         assert (tmp_path / name).read_bytes() == noise(size, 1)
+
+
+def test_verify_leaves_no_pack_in_the_cache_where_memory_is_scarce(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Site(tmp_path) as site:
+        image = tmp_path / "disk.img"
+        image.write_bytes(noise(FILE_BYTES, 1))
+        site.vault.snapshot([str(image)], keep=False)
+        [pack] = [path for path in site.objects("main/packs") if path.stat().st_size > FILE_BYTES // 2]
+        with pack.open("rb") as file:
+            if not page_cache.knows_dont_cache(file.fileno()):
+                pytest.skip("on this file system nothing leaves the page cache, or the kernel is older than Linux 6.14")
+        for unused, stays in ((3, True), (1, False)):
+            sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 16, "SC_AVPHYS_PAGES": unused}
+            with monkeypatch.context() as patched:
+                patched.setattr(page_cache.os, "sysconf", sizes.__getitem__)
+                assert site.vault.verify().damage == ()
+            assert (resident_bytes(pack) > FILE_BYTES // 2) is stays
 
 
 def test_only_an_image_that_would_push_others_out_is_read_past_the_cache(
