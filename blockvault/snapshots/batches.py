@@ -1,4 +1,4 @@
-"""Chunks of a disk in batches of 8 MiB."""
+"""Chunks of a disk in batches of as many bytes as everywhere (`pipeline.BATCH_BYTES`)."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blockvault.units import MIB
+from blockvault.pipeline import batch_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-BATCH_BYTES = 8 * MIB
-
-
-def batch_count(chunk_size: int) -> int:
-    """Chunks in a batch."""
-    return max(1, BATCH_BYTES // chunk_size)
-
 
 def pieces_of(total: int, chunk_size: int) -> Iterator[slice]:
     """Slices of at most a batch that cover `total` rows."""
-    step = batch_count(chunk_size)
+    step = batch_chunks(chunk_size)
     for start in range(0, total, step):
         yield slice(start, min(total, start + step))
+
+
+def batches_of(first: int, count: int, chunk_size: int) -> Iterator[NDArray[np.uint64]]:
+    """The numbers of a run of chunks, at most a batch of them at a time: a dense disk is one run, however large."""
+    for piece in pieces_of(count, chunk_size):
+        yield np.arange(first + piece.start, first + piece.stop, dtype=np.uint64)
 
 
 def all_rows(count: int) -> NDArray[np.uint32]:

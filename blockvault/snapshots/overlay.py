@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import os
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,7 @@ from blockvault.image.system import NOT_HERE, clone, follow_nocow, reads_as_zero
 from blockvault.model import ChunkState
 from blockvault.model.geometry import CELL_CHUNKS, chunk_count
 from blockvault.pipeline import in_order
-from blockvault.snapshots.batches import all_rows, is_stated, pieces_of
+from blockvault.snapshots.batches import all_rows, batches_of, is_stated, pieces_of
 from blockvault.snapshots.deltas import ChunkList, delta_path, list_path, seed_check
 from blockvault.snapshots.refusals import damaged, refused
 from blockvault.units import MIB
@@ -382,38 +383,18 @@ class RawReader:
 
     def _copy_direct(self, target_fd: int, direct_fd: int, fresh: bool, monitor: Monitor, token: CancelToken) -> int:
         """As `copy_data`, but read on all cores and written past the page cache: a third of the time."""
-        written = position = 0
-
-        def read(chunks: U64) -> tuple[U64, PlainBatch]:
-            return chunks, kernel.identify(
-                np.full(len(chunks), self.fd, np.int32),
-                chunks,
-                chunk_size=self.chunk_size,
-                disk_size=self.size,
-                seed=0,
-                id_key=None,
-                cancel=token,
-            )
+        written = 0
+        front = _Front(target_fd, fresh, monitor)
 
         def wanted() -> Iterator[U64]:
             total = chunk_count(self.size, self.chunk_size)
             for first, count in data_runs(self.fd, self.size, self.chunk_size, 0, total):
-                run = np.arange(first, first + count, dtype=np.uint64)
-                for piece in pieces_of(count, self.chunk_size):
-                    yield run[piece]
+                yield from batches_of(first, count, self.chunk_size)
 
-        def skip_to(stop: int) -> None:
-            if stop > position:
-                if not fresh:
-                    kernel.clear(target_fd, position, stop - position)
-                monitor.advance(stop - position)
-
-        with in_order(read, wanted()) as results:
+        with in_order(lambda chunks: (chunks, self._plain(self.fd, chunks, token)), wanted()) as results:
             for chunks, batch in results:
                 monitor.check()
-                begin = int(chunks[0]) * self.chunk_size
-                skip_to(begin)
-                position = min(self.size, (int(chunks[-1]) + 1) * self.chunk_size)
+                front.skip_to(int(chunks[0]) * self.chunk_size)
                 written += kernel.apply(
                     batch,
                     all_rows(len(batch)),
@@ -424,24 +405,28 @@ class RawReader:
                     direct_fd=direct_fd,
                     cancel=token,
                 )
-                monitor.advance(position - begin)
-        skip_to(self.size)
+                front.wrote_to(min(self.size, (int(chunks[-1]) + 1) * self.chunk_size))
+        front.skip_to(self.size)
         return written
+
+    def _plain(self, fd: int, chunks: U64, token: CancelToken) -> PlainBatch:
+        """Chunks of one of the snapshot's files, unnamed."""
+        return kernel.identify(
+            np.full(len(chunks), fd, np.int32),
+            chunks,
+            chunk_size=self.chunk_size,
+            disk_size=self.size,
+            seed=0,
+            id_key=None,
+            cancel=token,
+        )
 
     def _overlay(self, found: ChunkList, target_fd: int, monitor: Monitor, token: CancelToken) -> int:
         total = chunk_count(self.size, self.chunk_size)
         delta = self._delta(found) if found.row_count else -1
 
         def copy(chunks: U64) -> int:
-            batch = kernel.identify(
-                np.full(len(chunks), delta, np.int32),
-                chunks,
-                chunk_size=self.chunk_size,
-                disk_size=self.size,
-                seed=0,
-                id_key=None,
-                cancel=token,
-            )
+            batch = self._plain(delta, chunks, token)
             rows = all_rows(len(chunks))
             return kernel.apply(batch, rows, target_fd, chunks, disk_size=self.size, fresh=False, cancel=token)
 
@@ -478,6 +463,26 @@ def damage_mark(newest_path: str) -> str:
     return f"{newest_path}.damaged"
 
 
+@dataclass(slots=True)
+class _Front:
+    """How far a target is written. What is skipped reads as zeros, or is made to (R14)."""
+
+    target_fd: int
+    fresh: bool
+    monitor: Monitor
+    position: int = 0
+
+    def skip_to(self, stop: int) -> None:
+        if stop > self.position:
+            if not self.fresh:
+                kernel.clear(self.target_fd, self.position, stop - self.position)
+            self.wrote_to(stop)
+
+    def wrote_to(self, stop: int) -> None:
+        self.monitor.advance(stop - self.position)
+        self.position = stop
+
+
 def copy_data(
     source_fd: int,
     target_fd: int,
@@ -488,24 +493,14 @@ def copy_data(
 ) -> int:
     """Copy the data of a file to a target of `size` bytes; on one that is not fresh, holes are made (R14)."""
     written = 0
-    position = 0
-
-    def skip_to(stop: int) -> None:
-        nonlocal position
-        if stop > position:
-            if not fresh:
-                kernel.clear(target_fd, position, stop - position)
-            monitor.advance(stop - position)
-            position = stop
-
+    front = _Front(target_fd, fresh, monitor)
     for first, count in data_runs(source_fd, size, _SECTOR, 0, chunk_count(size, _SECTOR)):
-        skip_to(first * _SECTOR)
+        front.skip_to(first * _SECTOR)
         stop = min(size, (first + count) * _SECTOR)
-        while position < stop:
+        while front.position < stop:
             monitor.check()
-            length = min(_COPY_BYTES, stop - position)
-            written += kernel.copy_range(source_fd, target_fd, position, length, token)
-            monitor.advance(length)
-            position += length
-    skip_to(size)
+            length = min(_COPY_BYTES, stop - front.position)
+            written += kernel.copy_range(source_fd, target_fd, front.position, length, token)
+            front.wrote_to(front.position + length)
+    front.skip_to(size)
     return written

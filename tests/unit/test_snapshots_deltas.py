@@ -10,7 +10,7 @@ import pytest
 
 from blockvault.errors import CorruptionError
 from blockvault.snapshots import deltas
-from blockvault.snapshots.batches import runs_of
+from blockvault.snapshots.batches import batches_of, runs_of
 from blockvault.snapshots.deltas import ChunkList, binding, list_path, seed_check
 
 BOUND = binding("v", "i", "vda")
@@ -157,3 +157,12 @@ def test_names_and_runs(tmp_path: Path) -> None:
     assert list_path("/a/vda", 12) == "/a/vda.12.chunks"
     assert list(runs_of(np.array([1, 2, 3, 7, 9, 10], np.uint64))) == [(1, 3), (7, 1), (9, 2)]
     assert list(runs_of(np.zeros(0, np.uint64))) == []
+
+
+def test_a_run_of_chunks_is_never_held_as_a_whole() -> None:
+    """A dense disk is one run: of 64 TiB its numbers alone would be 8 GiB."""
+    batches = batches_of(5, 1 << 40, 64 << 10)
+    first, second = next(batches), next(batches)
+    assert first.tolist() == list(range(5, 5 + 128))
+    assert second[0] == first[-1] + 1
+    assert np.concatenate(list(batches_of(3, 300, 64 << 10))).tolist() == list(range(3, 303))
