@@ -12,7 +12,7 @@ from blockvault.engine.session import Session
 from blockvault.errors import BlockVaultError, NotFoundError
 from blockvault.format.envelope import damaged
 from blockvault.ids import OriginId
-from blockvault.model import PointBrief, PointInfo, PointRef, PointStatistics, SnapshotRecord, Tier
+from blockvault.model import PointBrief, PointInfo, PointRef, PointState, PointStatistics, SnapshotRecord, Tier
 from blockvault.store.catalog import DamagedRecord, point_object
 
 
@@ -136,44 +136,27 @@ class Listing:
 
     def _info(self, entry: _Entry) -> PointInfo | None:
         """All that a listing shows; None where the point's record cannot be read."""
-        record = entry.record
-        if entry.brief is None:
-            assert record is not None
-            return PointInfo(
-                number=entry.number,
-                label=entry.label,
-                id=entry.id,
-                item=entry.item,
-                taken=entry.taken,
-                tier=Tier.SNAPSHOT,
-                consistency=record.consistency,
-                size_bytes=sum(disk.size for disk in record.disks),
-                statistics=PointStatistics(),
-                churn_source=None,
-                kept_until=record.retain_until,
-                snapshot_until=record.keep_until,
-                tags=record.tags,
-                comment=record.comment,
-                point=None,
-            )
-        point = self._session.catalog.record(entry.brief.ref)
-        if point is None:
+        catalog, record = self._session.catalog, entry.record
+        point = catalog.record(entry.brief.ref) if entry.brief is not None else None
+        if point is None and entry.brief is not None:
             return None
+        told = point or record  # the point's own record says more than that of its snapshot
+        assert told is not None
         return PointInfo(
             number=entry.number,
             label=entry.label,
-            id=point.id,
-            item=point.item_name,
-            taken=point.taken,
-            tier=Tier.BOTH if record else Tier.VAULT,
-            consistency=point.consistency,
-            size_bytes=point.size,
-            statistics=point.statistics,
-            churn_source=point.churn_source,
-            kept_until=point.retain_until,
+            id=entry.id,
+            item=entry.item,
+            taken=entry.taken,
+            tier=Tier.SNAPSHOT if point is None else Tier.BOTH if record else Tier.VAULT,
+            consistency=told.consistency,
+            size_bytes=sum(disk.size for disk in told.disks),
+            statistics=point.statistics if point else PointStatistics(),
+            churn_source=point.churn_source if point else None,
+            kept_until=told.retain_until,
             snapshot_until=record.keep_until if record else None,
-            tags=point.tags,
-            comment=point.comment,
+            tags=told.tags,
+            comment=told.comment,
             point=point,
-            state=self._session.catalog.state(point.ref),
+            state=catalog.state(point.ref) if point else PointState(),
         )
