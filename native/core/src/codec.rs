@@ -64,38 +64,42 @@ impl<'b> Encoder<'b> {
         base: Option<&'b [u8]>,
         delta_limit: usize,
     ) -> Result<Encoded<'a>> {
-        let mut frame_length = None;
-        let worth_it = match base {
-            None => false,
-            Some(base) if alike(chunk, base) => true,
-            Some(base) => {
-                done(self.probe.ref_prefix(base))?;
-                let length = done(self.probe.compress2(&mut self.delta_frame[..], chunk))?;
-                length <= delta_limit || {
-                    frame_length = Some(self.encode_full(chunk)?);
-                    3 * length < 2 * frame_length.flatten().unwrap_or(chunk.len())
+        let Some(base) = base else {
+            let full = self.encode_full(chunk)?;
+            return Ok(self.full_block(chunk, full));
+        };
+        let mut full = None;
+        if !alike(chunk, base) {
+            done(self.probe.ref_prefix(base))?;
+            let length = done(self.probe.compress2(&mut self.delta_frame[..], chunk))?;
+            if length > delta_limit {
+                let frame = self.encode_full(chunk)?;
+                if 3 * length >= 2 * frame.unwrap_or(chunk.len()) {
+                    return Ok(self.full_block(chunk, frame));
                 }
+                full = Some(frame);
             }
-        };
-        let delta_length = match base {
-            Some(base) if worth_it => self.encode_delta(chunk, base)?,
-            _ => None,
-        };
+        }
+        let delta_length = self.encode_delta(chunk, base)?;
         if let Some(length) = delta_length.filter(|length| *length <= delta_limit) {
             return Ok(Encoded { codec: Codec::Delta, bytes: &self.delta_frame[..length] });
         }
-        let frame_length = match frame_length {
-            Some(known) => known,
+        let full = match full {
+            Some(frame) => frame,
             None => self.encode_full(chunk)?,
         };
-        let full_length = frame_length.unwrap_or(chunk.len());
-        if let Some(length) = delta_length.filter(|length| 2 * length < full_length) {
+        if let Some(length) = delta_length.filter(|length| 2 * length < full.unwrap_or(chunk.len())) {
             return Ok(Encoded { codec: Codec::Delta, bytes: &self.delta_frame[..length] });
         }
-        Ok(match frame_length {
+        Ok(self.full_block(chunk, full))
+    }
+
+    /// What `encode_full` answered, as a block.
+    fn full_block<'a>(&'a self, chunk: &'a [u8], frame: Option<usize>) -> Encoded<'a> {
+        match frame {
             Some(length) => Encoded { codec: Codec::Zstd, bytes: &self.full_frame[..length] },
             None => Encoded { codec: Codec::Raw, bytes: chunk },
-        })
+        }
     }
 
     /// The length of the frame in `full_frame`; none where it saves less than a sixteenth.
