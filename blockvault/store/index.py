@@ -418,10 +418,14 @@ class Index:
             with suppress(OSError):  # whoever writes the next one removes it
                 os.unlink(segment.path)
 
+    def _listed(self, txn: Any) -> list[bytes]:
+        """Names of the sorted segments, the oldest first."""
+        names = txn.get(b"sorted", db=self._meta) or b""
+        return [bytes(names[at : at + NAME_BYTES]) for at in range(0, len(names), NAME_BYTES)]
+
     def _sorted_of(self, txn: Any) -> list[SortedSegment]:
         """The segments that are listed, the oldest first: opens what is new, closes what is gone."""
-        listed = txn.get(b"sorted", db=self._meta) or b""
-        names = [bytes(listed[at : at + NAME_BYTES]) for at in range(0, len(listed), NAME_BYTES)]
+        names = self._listed(txn)
         if names != [segment.name for segment in self._sorted]:
             known = {segment.name: segment for segment in self._sorted}
             opened: list[SortedSegment] = []
@@ -440,8 +444,7 @@ class Index:
         """Do without the sorted segments, of which one cannot be used: the next opening makes them anew."""
 
         def work(txn: Any) -> None:
-            listed = txn.get(b"sorted", db=self._meta) or b""
-            if name in (bytes(listed[at : at + NAME_BYTES]) for at in range(0, len(listed), NAME_BYTES)):
+            if name in self._listed(txn):
                 txn.delete(b"sorted", db=self._meta)
                 txn.drop(self._segments, delete=False)  # so all of them are taken in again
                 remove_unlisted(self._folder, [])
