@@ -239,6 +239,10 @@ class Vault:
         """The item of that name. Raises `NotFoundError` (`item.not-found`)."""
         return self._items.get(name)
 
+    def snapshot_days(self, item: Item) -> int:
+        """For how many days snapshots of an item are kept on this host; 0: none are."""
+        return self._items.snapshot_days(item)
+
     def map_off(self, name: str) -> str:
         """Why the changed-block maps of an item are off on this host: an audit found one wrong. Empty: they are on."""
         return off_reason(self._session, self._items.get(name).id)

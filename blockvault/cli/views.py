@@ -152,17 +152,20 @@ def show_marked(call: Call, info: PointInfo, told: str) -> None:
         call.output.line(f"point {info.label} of item '{info.item}' {told}")
 
 
-def item_fields(item: Item) -> dict[str, Any]:
-    """An item for `--json`."""
+def item_fields(item: Item, snapshot_days: int) -> dict[str, Any]:
+    """An item for `--json`; `snapshot_days` is what applies to it."""
     return {
         "item": item.name,
         "id": item.id,
         "disks": [{"disk": disk.name, "path": disk.path} for disk in item.disks],
         "chunk_bytes": item.chunk_size,
         "created": item.created,
-        "snapshot_days": item.snapshot_days,
+        "snapshot_days": snapshot_days,
         "snapshot_dir": item.snapshot_dir,
         "comment": item.comment,
+        "policy": item.policy or None,
+        "protection": item.protection,
+        "group": item.group or None,
     }
 
 

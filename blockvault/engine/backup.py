@@ -93,7 +93,7 @@ class Backup:
                 )
                 blank = self._blank_point(item, number, moment, request)
                 before = [source.state() for source in sources]
-                if request.keep and item.snapshot_days > 0:
+                if request.keep and self._items.snapshot_days(item) > 0:
                     record = self._capture(item, blank, sources, monitor)
                 if record is None:
                     self._check_can_do_without(request, sources, monitor)
@@ -172,7 +172,7 @@ class Backup:
                 sources,
                 place,
                 now=blank.taken,
-                keep_until=blank.taken + timedelta(days=item.snapshot_days),
+                keep_until=blank.taken + timedelta(days=self._items.snapshot_days(item)),
                 consistency=blank.consistency,
                 tags=blank.tags,
                 comment=blank.comment,

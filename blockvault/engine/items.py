@@ -10,6 +10,7 @@ from blockvault.engine.session import Session
 from blockvault.errors import DeviceError, InvalidInputError, NotFoundError
 from blockvault.ids import DISK_NAME, ItemId, check_item_name, name_from_stem, random_name
 from blockvault.model import DiskSpec, Item
+from blockvault.model.item import SNAPSHOT_DAYS_DEFAULT
 from blockvault.store.locks import FileLock
 
 SNAPSHOT_DAYS_MAX = 30
@@ -37,6 +38,10 @@ class Items:
             why=f"its items: {known}",
             do="see `blockvault item list`; `blockvault snapshot DISK` registers a disk image by itself",
         )
+
+    def snapshot_days(self, item: Item) -> int:
+        """For how many days an item's snapshots are kept: its own, else the default."""
+        return SNAPSHOT_DAYS_DEFAULT if item.snapshot_days is None else item.snapshot_days
 
     def set(
         self,

@@ -28,6 +28,7 @@ from blockvault.model import (
     PointDisk,
     PointRef,
     PointStatistics,
+    Protection,
 )
 
 LAYERS_MAX = 16
@@ -136,9 +137,12 @@ class ItemBody(msgspec.Struct, frozen=True):
     chunk_size: Annotated[int, msgspec.Meta(ge=16384, le=4194304)]
     created: str
     revision: Size
-    snapshot_days: Annotated[int, msgspec.Meta(ge=0, le=SNAPSHOT_DAYS_MAX)] = 2
+    snapshot_days: Annotated[int, msgspec.Meta(ge=0, le=SNAPSHOT_DAYS_MAX)] | None = 2
     snapshot_dir: str | None = None
     comment: str = ""
+    policy: str = ""
+    protection: Protection = Protection.NONE
+    group: str = ""
 
 
 class ConfigBody(msgspec.Struct, frozen=True):
@@ -314,6 +318,9 @@ def item_to_body(item: Item) -> ItemBody:
         snapshot_days=item.snapshot_days,
         snapshot_dir=item.snapshot_dir,
         comment=item.comment,
+        policy=item.policy,
+        protection=item.protection,
+        group=item.group,
     )
 
 
@@ -324,6 +331,8 @@ def item_from_body(name: str, body: ItemBody) -> Item:
         raise damaged(name, "its record has a name that cannot be")
     if len(set(names)) < len(names) or body.chunk_size & (body.chunk_size - 1):
         raise damaged(name, "its record names a disk twice, or a chunk size that is no power of two")
+    if any(text and not ITEM_NAME.match(text) for text in (body.policy, body.group)):
+        raise damaged(name, "its record names a policy or a group that cannot be")
     try:
         created = from_text(body.created)
     except InvalidInputError as error:
@@ -338,4 +347,7 @@ def item_from_body(name: str, body: ItemBody) -> Item:
         snapshot_days=body.snapshot_days,
         snapshot_dir=body.snapshot_dir,
         comment=body.comment,
+        policy=body.policy,
+        protection=body.protection,
+        group=body.group,
     )

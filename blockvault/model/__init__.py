@@ -1,6 +1,6 @@
 """What BlockVault speaks of, as frozen dataclasses without input or output."""
 
-from blockvault.model.enums import ChunkState, ChurnSource, Codec, Consistency, FillKind, Tier
+from blockvault.model.enums import ChunkState, ChurnSource, Codec, Consistency, FillKind, Protection, Tier
 from blockvault.model.item import DiskSpec, Item
 from blockvault.model.mark import Mark, MarkKind, PointState, state_of
 from blockvault.model.point import LayerRef, Point, PointBrief, PointDisk, PointRef, PointStatistics
@@ -58,6 +58,7 @@ __all__ = [
     "PointRef",
     "PointState",
     "PointStatistics",
+    "Protection",
     "PruneDecision",
     "PrunePlan",
     "PruneResult",

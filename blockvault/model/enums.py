@@ -41,6 +41,14 @@ class Consistency(StrEnum):
     APPLICATION = "app"
 
 
+class Protection(StrEnum):
+    """Whether a policy takes an item's points and ends them."""
+
+    NONE = "none"  # never was protected: points are taken by hand
+    PROTECTED = "protected"
+    STOPPED = "stopped"  # no more points are taken, and those that are there are kept
+
+
 class ChurnSource(StrEnum):
     """What told the churn of a point."""
 

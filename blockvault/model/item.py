@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from blockvault.ids import ItemId
+from blockvault.model.enums import Protection
+
+SNAPSHOT_DAYS_DEFAULT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,10 @@ class DiskSpec:
 class Item:
     """A virtual machine or a single disk image. `revision` counts the changes of its record, from 0.
 
-    `snapshot_days` is for how many days snapshots are kept on the host (0: none), `snapshot_dir` where
-    (None: beside the image or in the state folder, as `snapshots.place` decides).
+    `snapshot_days` is for how many days snapshots are kept on the host (0: none; None: as many as its policy says,
+    `SNAPSHOT_DAYS_DEFAULT` without one), `snapshot_dir` where
+    (None: beside the image or in the state folder, as `snapshots.place` decides). `policy` names the policy that its
+    points are taken and kept by ("": none), `group` the items that are captured at one instant with it ("": none).
     """
 
     id: ItemId
@@ -30,9 +35,12 @@ class Item:
     chunk_size: int
     created: datetime
     revision: int = 0
-    snapshot_days: int = 2
+    snapshot_days: int | None = None
     snapshot_dir: str | None = None
     comment: str = ""
+    policy: str = ""
+    protection: Protection = Protection.NONE
+    group: str = ""
 
     def disk(self, name: str) -> DiskSpec | None:
         """The disk of that name, or None."""

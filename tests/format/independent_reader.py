@@ -152,7 +152,14 @@ RECORDS = {
             "created": MOMENT,
             "revision": SIZE,
         },
-        {"snapshot_days": whole(0), "snapshot_dir": nullable(STRING), "comment": STRING},
+        {
+            "snapshot_days": nullable(whole(0)),
+            "snapshot_dir": nullable(STRING),
+            "comment": STRING,
+            "policy": text("([A-Za-z][A-Za-z0-9-]{0,79})?"),
+            "protection": text("none|protected|stopped"),
+            "group": text("([A-Za-z][A-Za-z0-9-]{0,79})?"),
+        },
     ),
     "CONF": fields(
         {

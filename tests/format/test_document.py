@@ -40,6 +40,7 @@ EXAMPLES: dict[str, Any] = {
     "size": 1 << 62,
     "number": 1,
     "integer": 16_384,
+    "integer or null": 5,
     "string": "x",
     "moment": "2026-11-20T02:00:00.000000Z",
     "moment or null": None,
@@ -49,7 +50,13 @@ EXAMPLES: dict[str, Any] = {
     "array or null": [],
     "object": {},
 }
-WRONG: dict[str, Any] = {"hex16": HEX16[1:], "size": -1, "number": 0, "integer": "x"}  # 3 for all others
+WRONG: dict[str, Any] = {  # 3 for all others
+    "hex16": HEX16[1:],
+    "size": -1,
+    "number": 0,
+    "integer": "x",
+    "integer or null": "x",
+}
 BODIES = {
     "RefBody": records.RefBody,
     "LayerBody": records.LayerBody,
@@ -103,6 +110,7 @@ def test_a_record_takes_what_the_table_says_and_no_other_type(name: str) -> None
             "domain": "main",
             "revision": 0,
             "soft_delete_days": 14,
+            "protection": "none",
         }
     )
     if name == "PointBody":

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 def command(call: Call) -> int | None:
     """List items."""
     with call.open_vault() as vault:
-        items = vault.items()
+        items = [(item, vault.snapshot_days(item)) for item in vault.items()]
     from blockvault.cli.views import item_fields
 
     if call.output.as_json:
-        call.output.document({"schema": "blockvault.items/1", "items": [item_fields(item) for item in items]})
+        call.output.document({"schema": "blockvault.items/1", "items": [item_fields(*each) for each in items]})
         return None
     if not items:
         call.output.note("no items yet; `blockvault snapshot DISK` registers one")
         return None
     rows = [
-        (item.name, str(len(item.disks)), str(item.snapshot_days), ", ".join(disk.path for disk in item.disks))
-        for item in items
+        (item.name, str(len(item.disks)), item.policy, str(days), ", ".join(disk.path for disk in item.disks))
+        for item, days in items
     ]
-    call.output.table(("item", ">disks", ">snapshot days", "from"), rows)
+    call.output.table(("item", ">disks", "policy", ">snapshot days", "from"), rows)
     return None

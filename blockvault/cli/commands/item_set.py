@@ -46,7 +46,8 @@ def command(
     with call.open_vault() as vault:
         item = vault.set_item(name, **changes)
         map_off = vault.map_off(item.name)
+        days = vault.snapshot_days(item)
     from blockvault.cli.commands.item_show import show
 
-    show(call, item, map_off)
+    show(call, item, days, map_off)
     return None

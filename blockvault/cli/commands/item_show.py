@@ -21,22 +21,25 @@ def command(call: Call, name: str) -> int | None:
     with call.open_vault() as vault:
         item = vault.item(name)
         map_off = vault.map_off(name)
-    show(call, item, map_off)
+        days = vault.snapshot_days(item)
+    show(call, item, days, map_off)
     return None
 
 
-def show(call: Call, item: Item, map_off: str) -> None:
+def show(call: Call, item: Item, snapshot_days: int, map_off: str) -> None:
     """The item, for people or programs. `map_off` says why its changed-block maps are off, if they are."""
     from blockvault.cli.render import moment
     from blockvault.cli.views import item_fields
     from blockvault.units import format_size
 
     if call.output.as_json:
-        call.output.document({"schema": "blockvault.item/1", **item_fields(item), "map_off": map_off or None})
+        call.output.document(
+            {"schema": "blockvault.item/1", **item_fields(item, snapshot_days), "map_off": map_off or None}
+        )
         return
     facts = [("id", item.id), ("registered", moment(item.created)), ("chunk size", format_size(item.chunk_size))]
     facts += [(f"disk {disk.name}", disk.path) for disk in item.disks]
-    days = "none are kept" if item.snapshot_days == 0 else f"kept {item.snapshot_days} days"
+    days = "none are kept" if snapshot_days == 0 else f"kept {snapshot_days} days"
     facts.append(("snapshots", days))
     facts.append(("snapshots in", item.snapshot_dir or "beside the image where possible, else in the state folder"))
     if map_off:
