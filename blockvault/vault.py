@@ -43,6 +43,7 @@ from blockvault.model import (
     DryRunResult,
     Item,
     MarkKind,
+    Phase2,
     PointInfo,
     PointState,
     PrunePlan,
@@ -50,6 +51,7 @@ from blockvault.model import (
     RepairReport,
     RestoreResult,
     Secret,
+    SnapshotRecord,
     SnapshotRequest,
     SnapshotResult,
     Tier,
@@ -318,7 +320,7 @@ class Vault:
             targets=targets,
             name=name,
             keep=keep,
-            snapshot_only=snapshot_only,
+            phase2=Phase2.LATER if snapshot_only else Phase2.NOW,
             full=full,
             consistency=consistency,
             tags=tags or {},
@@ -334,17 +336,53 @@ class Vault:
         """What `snapshot` would read and find changed, read from the live image; nothing is written."""
         return self._backup.plan_snapshot(targets, name=name, full=full, monitor=monitor)
 
+    def capture(
+        self,
+        item: str,
+        *,
+        tags: dict[str, str] | None = None,
+        comment: str = "",
+        retain_until: datetime | None = None,
+        now: datetime | None = None,
+        monitor: Monitor | None = None,
+    ) -> SnapshotResult:
+        """Phase 1 of a backup of an item; `transfer` is phase 2.
+
+        Where no snapshot can be kept the point goes into the vault at once: `tier` of the result says which it was.
+
+        Args and errors: as `snapshot`.
+        """
+        request = SnapshotRequest(
+            targets=[item],
+            phase2=Phase2.LATER_IF_KEPT,
+            tags=tags or {},
+            comment=comment,
+            retain_until=retain_until,
+        )
+        return self._backup.snapshot(request, now=now, monitor=monitor)
+
+    def snapshot_tagged(self, item: str, key: str, value: str) -> SnapshotRecord | None:
+        """The snapshot of an item that has a tag, the newest of them; None: there is none."""
+        records = self._session.tier.records(self._items.get(item).id)
+        return next((record for record in reversed(records) if record.tags.get(key) == value), None)
+
     def transfer(
-        self, item: str | None = None, *, level: int = 1, monitor: Monitor | None = None
+        self,
+        item: str | None = None,
+        *,
+        number: int | None = None,
+        level: int = 1,
+        monitor: Monitor | None = None,
     ) -> list[SnapshotResult]:
         """Run phase 2 for snapshots that still wait, oldest first.
 
         Args:
             item: only this item's; None: all.
+            number: only that of this point.
             level: zstd level.
             monitor: told of progress and warnings.
         """
-        return self._backup.transfer(item, level=level, monitor=monitor)
+        return self._backup.transfer(item, number=number, level=level, monitor=monitor)
 
     def points(self, item: str | None = None, *, deleted: bool = False) -> list[PointInfo]:
         """All points, from the vault and the snapshot tier, in order of number; or those of one item.

@@ -37,6 +37,7 @@ from blockvault.model import (
     Consistency,
     DryRunResult,
     Item,
+    Phase2,
     Point,
     PointRef,
     PointStatistics,
@@ -102,7 +103,7 @@ class Backup:
                     # Without a snapshot the live image is the source: nobody else may capture meanwhile.
                     with self._session.item_lock(item, "transfer"):
                         point = self._transfer_live(item, blank, sources, before, request, monitor)
-            if record is not None and not request.snapshot_only:
+            if record is not None and request.phase2 is Phase2.NOW:
                 point = self._transfer_record(
                     record, full=request.full, level=request.level, monitor=monitor, wait=False
                 )
@@ -125,7 +126,7 @@ class Backup:
     @staticmethod
     def _check_can_do_without(request: SnapshotRequest, sources: list[ImageSource], monitor: Monitor) -> None:
         """Whether a point can be made of the live images, where no snapshot is kept."""
-        if request.snapshot_only:
+        if request.phase2 is Phase2.LATER:
             raise InvalidInputError(
                 "snapshot.cannot-keep",
                 "no snapshot can be kept, so there is nothing to do in phase 1",
@@ -143,7 +144,7 @@ class Backup:
             raise InvalidInputError(
                 "snapshot.level", f"there is no compression level {level}", why="levels are 1 to 19"
             )
-        if request.snapshot_only and not request.keep:
+        if request.phase2 is Phase2.LATER and not request.keep:
             raise InvalidInputError(
                 "snapshot.contradiction",
                 "--snapshot-only and --no-keep contradict each other",
@@ -426,12 +427,18 @@ class Backup:
         )
 
     def transfer(
-        self, item: str | None = None, *, level: int = 1, monitor: Monitor | None = None
+        self,
+        item: str | None = None,
+        *,
+        number: int | None = None,
+        level: int = 1,
+        monitor: Monitor | None = None,
     ) -> list[SnapshotResult]:
         """Run phase 2 for snapshots that still wait, oldest first.
 
         Args:
             item: only this item's; None: all.
+            number: only that of this point.
             level: zstd level.
             monitor: told of progress and warnings.
         """
@@ -442,7 +449,7 @@ class Backup:
         results = []
         self._session.catalog.refresh()
         for record in self._session.tier.records(wanted):
-            if not self._waits(record):
+            if number not in (None, record.number) or not self._waits(record):
                 continue
             begun = time.monotonic()
             known = self._session.catalog.item(record.item_id)
