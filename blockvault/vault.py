@@ -51,7 +51,6 @@ from blockvault.model import (
     RepairReport,
     RestoreResult,
     Secret,
-    SnapshotRecord,
     SnapshotRequest,
     SnapshotResult,
     Tier,
@@ -352,19 +351,16 @@ class Vault:
 
         Args and errors: as `snapshot`.
         """
+        known = self._items.get(item)  # by its disks: a file of the item's name may lie in this folder
         request = SnapshotRequest(
-            targets=[item],
+            targets=[disk.path for disk in known.disks],
+            name=known.name,
             phase2=Phase2.LATER_IF_KEPT,
             tags=tags or {},
             comment=comment,
             retain_until=retain_until,
         )
         return self._backup.snapshot(request, now=now, monitor=monitor)
-
-    def snapshot_tagged(self, item: str, key: str, value: str) -> SnapshotRecord | None:
-        """The snapshot of an item that has a tag, the newest of them; None: there is none."""
-        records = self._session.tier.records(self._items.get(item).id)
-        return next((record for record in reversed(records) if record.tags.get(key) == value), None)
 
     def transfer(
         self,

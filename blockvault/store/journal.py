@@ -34,6 +34,7 @@ from blockvault.failpoints import reach
 from blockvault.format import jsontext
 from blockvault.model.job import Job
 from blockvault.store.local import device_error
+from blockvault.store.locks import NumberLock
 
 MAP_BYTES_START = 64 << 20
 LOG_LINES_MAX = 2_000  # of one job
@@ -70,6 +71,21 @@ def id_text(number: int) -> str:
         number, rest = divmod(number, 32)
         letters = ID_LETTERS[rest] + letters
     return f"j-{letters}"
+
+
+def id_number(job_id: str) -> int:
+    """The number of a job's id. Raises `NotFoundError` (`job.not-found`) for what is no id."""
+    letters = job_id.removeprefix("j-")
+    if len(letters) != _ID_DIGITS or not job_id.startswith("j-") or set(letters) - set(ID_LETTERS):
+        raise _no_job(job_id)
+    number = 0
+    for letter in letters:
+        number = number * 32 + ID_LETTERS.index(letter)
+    return number
+
+
+def _no_job(job_id: str) -> NotFoundError:
+    return NotFoundError("job.not-found", f"there is no job '{job_id}'", do="see `blockvault job list`")
 
 
 class Journal:
@@ -222,11 +238,7 @@ class Journal:
     def _get(self, txn: Any, job_id: str) -> Job:
         data = txn.get(job_id.encode(), db=self._jobs) if job_id else None
         if data is None:
-            raise NotFoundError(
-                "job.not-found",
-                f"there is no job '{job_id}'",
-                do="see `blockvault job list`",
-            )
+            raise _no_job(job_id)
         return _decoded(job_id, data)
 
     def _open_of(self, txn: Any, item_id: str | None) -> list[Job]:
@@ -269,6 +281,10 @@ class Journal:
             return found
 
         return self._run(work, write=False)
+
+    def lock(self, job_id: str) -> NumberLock:
+        """Held by the process that works on a job: whoever can take it knows that nobody does."""
+        return NumberLock(os.path.join(self._folder, "at-work"), id_number(job_id))
 
     # --- schedules ---------------------------------------------------------------------------------------------
 
