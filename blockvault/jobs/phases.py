@@ -50,6 +50,7 @@ def backup_job(
     moment: datetime | None = None,
     retain_until: datetime | None = None,
     comment: str = "",
+    retries: int = 3,
 ) -> Job:
     """A new backup of an item, both phases waiting."""
     return Job(
@@ -65,6 +66,7 @@ def backup_job(
         moment=moment,
         retain_until=retain_until,
         comment=comment,
+        retries=retries,
     )
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     # What the journal is told: the job and the other open jobs of its item, as they are then; returns what it becomes.
     Outcome = Callable[[Job, list[Job]], Job]
 
+_PASSING = (ConflictError, TransportError, DeviceError)  # may be gone when the same is tried again
 JOB_TAG = "job"  # of a point: the job that took it
 
 
@@ -59,12 +60,10 @@ class WorkSettings:
     """What applies to the work of all jobs.
 
     Args:
-        retries: how often a phase is tried again that failed by what can pass.
         verify_budget: of a scheduled verify, in seconds.
         rate: how fast bytes may go to the vault.
     """
 
-    retries: int = 3
     verify_budget: timedelta = timedelta(minutes=30)
     rate: Rate | None = None
 
@@ -123,9 +122,9 @@ class Worker:
 
     def _carry_out(self, job_id: str, name: PhaseName, monitor: Monitor) -> Job:
         job = self._journal.get(job_id)
-        watching = (
-            Watcher(self._journal, self._state_dir, job_id, monitor) if self._watched else contextlib.nullcontext()
-        )
+        watching: AbstractContextManager[None] = contextlib.nullcontext()
+        if self._watched:
+            watching = Watcher(self._journal, self._state_dir, job_id, monitor)
         try:
             with watching:
                 outcome = self._work(job, name, monitor)
@@ -133,13 +132,13 @@ class Worker:
         except CancelledError as error:
             outcome = self._stopped(name, error)
         except BlockVaultError as error:
-            outcome = self._failed(name, error, retries=self._retries(error))
+            outcome = self._failed(name, error, passing=isinstance(error, _PASSING))
         except OSError as error:
             known = DeviceError("job.device", str(error), errno=error.errno)
-            outcome = self._failed(name, known, retries=self._settings.retries)
+            outcome = self._failed(name, known, passing=True)
         except Exception as error:  # noqa: BLE001 - a bug ends its own phase, not the daemon
             known_bug = InternalError("internal", f"{type(error).__name__}: {error}")
-            outcome = self._failed(name, known_bug, retries=0)
+            outcome = self._failed(name, known_bug, passing=False)
         lines = list(monitor.lines) if isinstance(monitor, JobMonitor) else _lines(monitor, self._clock())
         ended = self._journal.change(job_id, outcome)
         phase = ended.phase(name)
@@ -148,15 +147,13 @@ class Worker:
         self._journal.log(job_id, lines)
         return ended
 
-    def _retries(self, error: BlockVaultError) -> int:
-        passing = isinstance(error, (ConflictError, TransportError, DeviceError))
-        return self._settings.retries if passing else 0
-
-    def _failed(self, name: PhaseName, error: BlockVaultError, *, retries: int) -> Outcome:
+    def _failed(self, name: PhaseName, error: BlockVaultError, *, passing: bool) -> Outcome:
         problem = Problem(error.kind, error.message, error.why, error.do)
 
         def decide(job: Job, _others: list[Job]) -> Job:
-            return phases.fail(job, name, problem, self._clock(), retries=retries)
+            if job.cancel_asked is not None:
+                return phases.cancelled(job, name, self._clock())  # nobody wants it tried again
+            return phases.fail(job, name, problem, self._clock(), retries=job.retries if passing else 0)
 
         return decide
 
@@ -204,7 +201,7 @@ class Worker:
 
         def decide(job: Job, others: list[Job]) -> Job:
             now = self._clock()
-            if tier is Tier.SNAPSHOT:
+            if tier is not Tier.VAULT:
                 job = phases.captured(job, number, others, now, problems_of(monitor))
                 # Asked just now, when the snapshot was made already: it stays, what comes after it does not begin.
                 return phases.ask_to_cancel(job, now) if job.cancel_asked is not None and job.is_open else job

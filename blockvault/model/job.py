@@ -119,6 +119,7 @@ class Job:
         moment: the schedule's moment that it makes up for; None for a job on demand.
         number: N of the point, once it was given.
         retain_until: of a job on demand: until when its point is kept.
+        retries: how often a phase is tried again that failed by what can pass.
         cancel_asked: when somebody asked to end it.
     """
 
@@ -136,6 +137,7 @@ class Job:
     number: int | None = None
     retain_until: datetime | None = None
     comment: str = ""
+    retries: int = 3
     cancel_asked: datetime | None = None
     warnings: tuple[Problem, ...] = ()
     statistics: PointStatistics = field(default_factory=PointStatistics)

@@ -357,9 +357,11 @@ class Journal:
         def work(txn: Any) -> int:
             gone = []
             with txn.cursor(db=self._jobs) as cursor:
-                for key, value in cursor:
+                for key, value in cursor:  # in order of time
                     job = _decoded(bytes(key).decode(), value)
-                    if job.ended is not None and not job.is_open and job.ended < before:
+                    if job.created >= before:
+                        break
+                    if job.ended is not None and job.ended < before:
                         gone.append(job.id)
             for job_id in gone:
                 txn.delete(job_id.encode(), db=self._jobs)
