@@ -62,6 +62,7 @@ from blockvault.model import (
 )
 from blockvault.monitor import Monitor
 from blockvault.policy import RetentionRules
+from blockvault.policy.policies import Policy
 from blockvault.store.folder import check_soft_delete_days, create_vault, open_folder, read_header
 from blockvault.store.local import make_folders, sync_folder
 from blockvault.units import CHUNK_BYTES_DEFAULT, check_chunk_size
@@ -239,6 +240,10 @@ class Vault:
     def item(self, name: str) -> Item:
         """The item of that name. Raises `NotFoundError` (`item.not-found`)."""
         return self._items.get(name)
+
+    def policy_of(self, item: Item) -> Policy | None:  # noqa: ARG002 - comes with the policies of a vault
+        """The policy that an item is assigned to; None: none."""
+        return None
 
     def snapshot_days(self, item: Item) -> int:
         """For how many days snapshots of an item are kept on this host; 0: none are."""
