@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -297,6 +298,8 @@ class Vault:
         level: int = 1,
         now: datetime | None = None,
         monitor: Monitor | None = None,
+        on_number: Callable[[Item, int], None] | None = None,
+        on_captured: Callable[[], None] | None = None,
     ) -> SnapshotResult:
         """Take a recovery point: capture a snapshot, then transfer the churn to the vault.
 
@@ -314,6 +317,8 @@ class Vault:
             level: zstd level, 1 to 19.
             now: the moment of the point; None: the system's clock.
             monitor: told of progress and warnings.
+            on_number: called when the item is known and the point has its number.
+            on_captured: called when the snapshot is made, before it is transferred.
 
         Raises:
             DeviceError: an image cannot be read (`image.*`), or space ran out (`store.no-space`).
@@ -332,7 +337,7 @@ class Vault:
             retain_until=retain_until,
             level=level,
         )
-        return self._backup.snapshot(request, now=now, monitor=monitor)
+        return self._backup.snapshot(request, now=now, monitor=monitor, on_number=on_number, on_captured=on_captured)
 
     def plan_snapshot(
         self, targets: list[str], *, name: str | None = None, full: bool = False, monitor: Monitor | None = None

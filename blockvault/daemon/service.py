@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from blockvault.store.local import device_error, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NO_WATCHDOG_SECONDS = 3600.0
 TIMER_MINUTES = 5
+_NAMES = ("blockvault.service", "blockvault-once.service", "blockvault-once.timer")
 
 
 class Notifier:
@@ -143,6 +147,71 @@ def units(state_dir: str, *, system: bool, timer: bool, program: Sequence[str] =
         f"OnBootSec=2min\nOnUnitInactiveSec={TIMER_MINUTES}min\nAccuracySec=30s\n\n[Install]\nWantedBy=timers.target\n"
     )
     return [Unit("blockvault-once.service", service), Unit("blockvault-once.timer", clock)]
+
+
+def installed(*, system: bool) -> list[str]:
+    """The paths of the unit files that are there."""
+    folder = unit_folder(system=system)
+    return [path for name in _NAMES if os.path.lexists(path := os.path.join(folder, name))]
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What `install` did: the files, whether systemd runs them now, and the commands that are left to the user."""
+
+    paths: tuple[str, ...]
+    started: bool
+    left: tuple[str, ...]
+
+
+def install(made: Sequence[Unit], *, system: bool) -> Installed:
+    """Write unit files, replace those that are there, and have systemd start the last.
+
+    Raises:
+        DeviceError: a file cannot be written.
+    """
+    folder = unit_folder(system=system)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for path in installed(system=system):
+            if os.path.basename(path) not in {unit.name for unit in made}:
+                _systemctl(system, "disable", "--now", os.path.basename(path))
+                os.unlink(path)
+        for unit in made:
+            replace_file(os.path.join(folder, unit.name), unit.text.encode())
+            os.chmod(os.path.join(folder, unit.name), 0o644)
+    except OSError as error:
+        raise device_error(error, f"writing unit files into {folder}", kind="service.not-written") from error
+    paths = tuple(os.path.join(folder, unit.name) for unit in made)
+    commands = (("daemon-reload",), ("enable", "--now", made[-1].name))
+    if all(_systemctl(system, *words) for words in commands):
+        return Installed(paths, True, ())
+    return Installed(paths, False, tuple(" ".join(_words(system, *words)) for words in commands))
+
+
+def uninstall(*, system: bool) -> None:
+    """Stop and remove the units. Raises `DeviceError` where a file cannot be removed."""
+    for path in installed(system=system):
+        _systemctl(system, "disable", "--now", os.path.basename(path))
+        try:
+            os.unlink(path)
+        except OSError as error:
+            raise device_error(error, f"removing {path}", kind="service.not-removed") from error
+    _systemctl(system, "daemon-reload")
+
+
+def _words(system: bool, *words: str) -> list[str]:
+    return ["systemctl", *([] if system else ["--user"]), *words]
+
+
+def _systemctl(system: bool, *words: str) -> bool:
+    """Whether systemd is there and did it."""
+    if not os.path.isdir("/run/systemd/system"):
+        return False
+    try:
+        return subprocess.run(_words(system, *words), capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def _line(words: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from blockvault.clock import utc_now
@@ -57,7 +58,15 @@ class Backup:
         self._items = items
         self._transferring = Transferring(session)
 
-    def snapshot(self, request: SnapshotRequest, *, now: datetime | None, monitor: Monitor | None) -> SnapshotResult:
+    def snapshot(
+        self,
+        request: SnapshotRequest,
+        *,
+        now: datetime | None,
+        monitor: Monitor | None,
+        on_number: Callable[[Item, int], None] | None = None,
+        on_captured: Callable[[], None] | None = None,
+    ) -> SnapshotResult:
         """See `Vault.snapshot`."""
         monitor = monitor or Monitor()
         begun = time.monotonic()
@@ -92,6 +101,8 @@ class Backup:
                 number = self._session.host.allocate_number(
                     max(self._session.catalog.newest_numbers().values(), default=0)
                 )
+                if on_number is not None:
+                    on_number(item, number)
                 blank = self._blank_point(item, number, moment, request)
                 before = [source.state() for source in sources]
                 if request.keep and self._items.snapshot_days(item) > 0:
@@ -104,6 +115,8 @@ class Backup:
                     with self._session.item_lock(item, "transfer"):
                         point = self._transfer_live(item, blank, sources, before, request, monitor)
             if record is not None and request.phase2 is Phase2.NOW:
+                if on_captured is not None:
+                    on_captured()
                 point = self._transfer_record(
                     record, full=request.full, level=request.level, monitor=monitor, wait=False
                 )

@@ -34,7 +34,7 @@ from blockvault.failpoints import reach
 from blockvault.jobs import phases
 from blockvault.jobs.watch import JobMonitor, Watcher, problems_of
 from blockvault.model import Tier, VerifyBudget
-from blockvault.model.job import Job, Operation, PhaseName, PhaseState, Problem
+from blockvault.model.job import FOREGROUND, Job, Operation, PhaseName, PhaseState, Problem
 from blockvault.store.journal import LogLine
 
 if TYPE_CHECKING:
@@ -293,6 +293,9 @@ def _interrupted(job: Job, now: datetime) -> Job | None:
         return None
     if job.cancel_asked is not None:
         return phases.cancelled(job, phase.name, now)
+    if phase.name is not PhaseName.TRANSFER and job.details.get("by") == FOREGROUND:
+        problem = Problem("job.interrupted", "the command was killed", do="run it again")
+        return phases.fail(job, phase.name, problem, now, retries=0)
     return phases.interrupted(job, phase.name, now)
 
 

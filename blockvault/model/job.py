@@ -73,6 +73,8 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+FOREGROUND = "the command line"  # in `details["by"]` of a job that a command does itself: nobody tries it again
+
 _ENDED = (PhaseState.COMPLETED, PhaseState.FAILED, PhaseState.CANCELLED, PhaseState.SKIPPED)
 
 

@@ -51,7 +51,9 @@ def command(call: Call, targets: tuple[str, ...], tags: tuple[str, ...], dry_run
         _plan(call, targets, options)
         return None
     from blockvault.clock import until, utc_now
-    from blockvault.model import Consistency
+    from blockvault.jobs.noted import Noted
+    from blockvault.model import Consistency, Tier
+    from blockvault.model.job import Operation
 
     now = utc_now()
     retain_until = options["retain_until"]
@@ -67,8 +69,17 @@ def command(call: Call, targets: tuple[str, ...], tags: tuple[str, ...], dry_run
         "level": options["level"],
         "now": now,
     }
-    with call.open_or_make_vault(targets) as vault, call.job() as monitor:
-        result = vault.snapshot(list(targets), **arguments, monitor=monitor)
+    with (
+        call.open_or_make_vault(targets) as vault,
+        call.job() as monitor,
+        Noted(
+            vault, Operation.BACKUP, monitor, retain_until=arguments["retain_until"], comment=options["comment"]
+        ) as noted,
+    ):
+        result = vault.snapshot(
+            list(targets), **arguments, monitor=monitor, on_number=noted.started, on_captured=noted.captured
+        )
+        noted.done(result.statistics, waits=result.tier is Tier.SNAPSHOT)
     _show(call, result)
     return None
 
