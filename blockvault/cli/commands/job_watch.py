@@ -11,6 +11,7 @@ from blockvault.cli.leaf import leaf
 
 if TYPE_CHECKING:
     from blockvault.cli.call import Call
+    from blockvault.jobs.watch import Progress
     from blockvault.model.job import Job, Phase
 
 LOOK_SECONDS = 1.0
@@ -94,15 +95,13 @@ class _Bars:
                 if key not in self._tasks:
                     title = f"{job.id} {job.item} {phase.name}"
                     self._tasks[key] = self._bars.add_task(title, total=1, note="")
-                done, total = _share(
-                    phase, progress.done_bytes if progress else 0, progress.total_bytes if progress else 0
-                )
+                done, total = _share(phase, progress)
                 self._bars.update(self._tasks[key], total=total, completed=done, note=phase_text(job, phase))
 
 
-def _share(phase: Phase, done: int, total: int) -> tuple[int, int]:
+def _share(phase: Phase, progress: Progress | None) -> tuple[int, int]:
     from blockvault.model.job import PhaseState
 
-    if phase.state is PhaseState.IN_PROGRESS:
-        return done, max(1, total)
+    if phase.state is PhaseState.IN_PROGRESS and progress is not None:
+        return progress.done_bytes, max(1, progress.total_bytes)
     return (1 if phase.state in (PhaseState.COMPLETED, PhaseState.SKIPPED) else 0), 1
