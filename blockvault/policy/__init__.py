@@ -17,7 +17,8 @@ from blockvault.policy.retention import (
     RetentionPlan,
     RetentionPoint,
     RetentionRules,
+    keep_all,
     plan,
 )
 
-__all__ = ["Decision", "Reason", "ReasonKind", "RetentionPlan", "RetentionPoint", "RetentionRules", "plan"]
+__all__ = ["Decision", "Reason", "ReasonKind", "RetentionPlan", "RetentionPoint", "RetentionRules", "keep_all", "plan"]

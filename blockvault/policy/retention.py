@@ -133,6 +133,7 @@ class ReasonKind(StrEnum):
     YEARLY = "yearly"
     NEWEST = "newest"
     NO_RULES = "no-rules"
+    ALL_KEPT = "all-kept"
     AHEAD = "ahead"
     HELD = "held"
     RETAIN_UNTIL = "retain-until"
@@ -235,6 +236,13 @@ def plan(points: Iterable[RetentionPoint], rules: RetentionRules, now: datetime)
             else Decision(point, keep=False, reasons=(_expiry(point, zone),))
         )
     return RetentionPlan(rules, now, tuple(decisions))
+
+
+def keep_all(points: Iterable[RetentionPoint], why: str, now: datetime) -> RetentionPlan:
+    """A plan that expires nothing, not even what is past its own retain-until, and says why."""
+    reason = Reason(ReasonKind.ALL_KEPT, why)
+    kept = tuple(Decision(point, keep=True, reasons=(reason,)) for point in _newest_first(points, now))
+    return RetentionPlan(RetentionRules(), now, kept)
 
 
 def _newest_first(points: Iterable[RetentionPoint], now: datetime) -> list[RetentionPoint]:
