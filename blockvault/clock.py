@@ -21,18 +21,16 @@ def utc_now() -> datetime:
 
 def local_zone_name() -> str:
     """The IANA name of this machine's zone as it is configured; `UTC` where that cannot be told."""
-    wanted = os.environ.get("TZ", "").removeprefix(":")
-    if wanted:
-        return wanted if "/" in wanted and not wanted.startswith("/") else "UTC"
-    try:
-        target = os.path.realpath("/etc/localtime")
-        _, found, name = target.partition("/zoneinfo/")
-        if found:
-            return name
-        with open("/etc/timezone", encoding="ascii") as file:
-            return file.readline().strip() or "UTC"
-    except (OSError, UnicodeDecodeError):
-        return "UTC"
+    name = os.environ.get("TZ", "").removeprefix(":")
+    if not name:
+        name = os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
+    if not name:
+        try:
+            with open("/etc/timezone", encoding="ascii") as file:
+                name = file.readline().strip()
+        except (OSError, UnicodeDecodeError):
+            return "UTC"
+    return name if "/" in name and name not in ("Etc/UTC", "Etc/UCT", "Etc/Universal", "Etc/Zulu") else "UTC"
 
 
 def to_text(moment: datetime) -> str:

@@ -286,7 +286,7 @@ class Vault:
     # --- policies ------------------------------------------------------------------------------------------------
 
     def policies(self) -> list[Policy]:
-        """Policies by name; `default` too where it is only offered: its revision is `UNWRITTEN` until it is assigned."""
+        """Policies by name; `default` too where it is only offered: until it is assigned its revision is `UNWRITTEN`."""
         return self._policies.all()
 
     def unreadable_policies(self) -> list[str]:
@@ -348,7 +348,7 @@ class Vault:
             name, changes, confirmed=confirmed, monitor=monitor or Monitor(), now=now or utc_now()
         )
 
-    def plan_delete_policy(
+    def plan_policy_deletion(
         self, name: str, *, to: str | None = None, now: datetime | None = None
     ) -> PolicyChange | None:
         """What `delete_policy` would come to for the items that are moved; None: no item uses it."""
@@ -561,6 +561,8 @@ class Vault:
         wanted: RetentionRules | RulesOfItem = self._policies.rules_of
         if rules is not None:
             wanted = self._policies.except_stopped(rules) if item is None else rules
+        else:
+            self._policies.warn_of_unknown(monitor or Monitor())
         return Expirer(self._session, monitor or Monitor()).plan(
             wanted, item=item, labels=self._listing.labels(), max_dead=max_dead, now=now or utc_now()
         )

@@ -174,11 +174,8 @@ class Expirer:
         now: datetime,
     ) -> list[PruneDecision]:
         """What retention says of every point that is listed, or of those of some items, and why; by item and time."""
-        decisions = [
-            told
-            for one in self._items_decided(rules, items=items, moment=self._moment(now))
-            for told in _told(one, labels)
-        ]
+        decided = self._items_decided(rules, items=items, moment=self._moment(now))
+        decisions = [told for one in decided for told in _told(one, labels)]
         return sorted(decisions, key=lambda decision: (decision.item, decision.taken, decision.ref))
 
     def _items_decided(

@@ -4,7 +4,7 @@ Invariants:
 - A change is the next revision of the policy's record; deleting is a revision that says so. Two writers cannot both
   make one revision: on one host the lock `policies` keeps them apart, on several the second is refused.
 - A policy that items use is not deleted; they are moved to another one first, under the same lock.
-- A policy whose newest revision cannot be read, or that is gone, expires nothing: an earlier one's rules never stand in.
+- A policy whose newest revision cannot be read, or that is gone, expires nothing: an earlier one never stands in.
 - A change that would expire points that are kept as things are is made only when it is confirmed, and is noted in its
   record.
 - Where `policies` and `items` are both held, `policies` was taken first.
@@ -129,6 +129,15 @@ class Policies:
             return self.get(item.policy).retention
         except BlockVaultError as error:
             return error.message
+
+    def warn_of_unknown(self, monitor: Monitor) -> None:
+        """Tell of policies that protected items name and that cannot be had: their points are all kept."""
+        used = {item.policy for item in self._items.all() if self._is_ruled(item.id)}
+        for name in sorted(used):
+            try:
+                self.get(name)
+            except BlockVaultError as error:
+                monitor.warn("policy.unreadable", f"{error.message}: no point of its items expires")
 
     def except_stopped(self, rules: RetentionRules) -> RulesOfItem:
         """The same rules for all items but those whose protection is stopped: all of their points are kept."""
