@@ -286,7 +286,7 @@ class Vault:
     # --- policies ------------------------------------------------------------------------------------------------
 
     def policies(self) -> list[Policy]:
-        """Policies by name; `default` too where it is only offered: until it is assigned its revision is `UNWRITTEN`."""
+        """Policies by name; `default` too where it is only offered: its revision is `UNWRITTEN` then."""
         return self._policies.all()
 
     def unreadable_policies(self) -> list[str]:

@@ -34,6 +34,7 @@ from blockvault.model import (
 from blockvault.policy import RetentionRules
 from blockvault.policy.policies import (
     KEEP_MAX,
+    POLICY_SNAPSHOT_DAYS_MAX,
     RETRIES_DEFAULT,
     RETRIES_MAX,
     OnHookFailure,
@@ -178,7 +179,7 @@ class PolicyBody(msgspec.Struct, frozen=True):
     weekly_on: str | None = None
     monthly_on: str | None = None
     yearly_on: str | None = None
-    snapshot_days: Annotated[int, msgspec.Meta(ge=1, le=SNAPSHOT_DAYS_MAX)] = 2
+    snapshot_days: Annotated[int, msgspec.Meta(ge=1, le=POLICY_SNAPSHOT_DAYS_MAX)] = 2
     window_seconds: Annotated[int, msgspec.Meta(ge=0, le=WINDOW_SECONDS_MAX)] = 1800
     consistency: Consistency = Consistency.CRASH
     on_hook_failure: OnHookFailure = OnHookFailure.WARN

@@ -29,7 +29,7 @@ from blockvault.policy.schedule import Frequency, Schedule
 WINDOW_DEFAULT = timedelta(minutes=30)
 RETRIES_DEFAULT = 3
 RETRIES_MAX = 100
-SNAPSHOT_DAYS_MAX = 30
+POLICY_SNAPSHOT_DAYS_MAX = 30
 KEEP_MAX = 36_500
 DEFAULT_NAME = "default"
 UNWRITTEN = -1  # the revision of a policy that the vault has no record of yet
@@ -78,11 +78,11 @@ class Policy:
 
     def __post_init__(self) -> None:
         check_policy_name(self.name)
-        if not 1 <= self.snapshot_days <= SNAPSHOT_DAYS_MAX:
+        if not 1 <= self.snapshot_days <= POLICY_SNAPSHOT_DAYS_MAX:
             raise InvalidInputError(
                 "policy.snapshot-days",
                 f"a policy cannot keep snapshots for {self.snapshot_days} days",
-                why=f"1 to {SNAPSHOT_DAYS_MAX} days are possible",
+                why=f"1 to {POLICY_SNAPSHOT_DAYS_MAX} days are possible",
                 do="choose another number; an item that is to have none says so itself: `blockvault item set`",
             )
         if not 0 <= self.retries <= RETRIES_MAX:
