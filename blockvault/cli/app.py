@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verify", "Check every stored byte against its identity."),
     "prune": ("prune", "Expire points by rules and free space."),
     "item": ("", "Look at items and change them."),
+    "policy": ("", "Say when points of items are taken and how long they are kept."),
     "vault": ("", "Make vaults and look at them."),
     "usage": ("usage", "Show where the space goes."),
     "demo": ("demo", "Try everything on a small disk image made of this machine's files."),
@@ -47,6 +48,15 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "list": ("item_list", "List items."),
         "show": ("item_show", "Show an item and its disks."),
         "set": ("item_set", "Change an item."),
+    },
+    "policy": {
+        "list": ("policy_list", "List policies."),
+        "show": ("policy_show", "Show a policy, its next runs and its items."),
+        "create": ("policy_create", "Make a policy."),
+        "set": ("policy_set", "Change a policy."),
+        "delete": ("policy_delete", "Delete a policy."),
+        "assign": ("policy_assign", "Name the policy of items."),
+        "simulate": ("policy_simulate", "Draw which points a policy would leave, and what a change would expire."),
     },
     "vault": {
         "create": ("vault_create", "Make a vault."),
