@@ -48,7 +48,7 @@ def test_thirteen_months_of_azures_scheme() -> None:
         ("2026-08", ".M............................."),
         ("2026-09", ".....M........................"),
         ("2026-10", "...M....................W......"),  # six weeks: 25 October to 28 November
-        ("2026-11", "M......W......W...DDDWDDDDDD"),
+        ("2026-11", "M......W......W...DDDWDDDDDW"),
     ]
     assert simulation.counts() == {
         ReasonKind.YEARLY: 2, ReasonKind.MONTHLY: 12, ReasonKind.WEEKLY: 6, ReasonKind.DAILY: 10,
