@@ -172,6 +172,7 @@ class Policies:
                 raise AlreadyExistsError(
                     "policy.exists",
                     f"there is already a policy '{policy.name}'",
+                    why="a policy is changed by its next revision, not made a second time",
                     do=f"change it with `blockvault policy set {policy.name}`, or choose another name",
                 )
             return self._put(policy, now)
@@ -263,6 +264,7 @@ class Policies:
             raise InvalidInputError(
                 "policy.to-itself",
                 f"items of policy '{name}' cannot be moved to itself while it is deleted",
+                why="they need another one, or no points would be taken of them",
                 do="name another policy with --to; see `blockvault policy list`",
             )
         return self.plan_assignment([item.name for item in users], to, None, now)
