@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from blockvault.errors import (
     InvalidInputError,
     NotFoundError,
 )
+from blockvault.format import records
+from blockvault.format.envelope import Kind, seal_record
 from blockvault.model import Protection
 from blockvault.monitor import Monitor
 from blockvault.policy import RetentionRules
@@ -475,3 +478,23 @@ def test_another_process_sees_a_change_and_two_cannot_make_one_revision(site: Si
         vault.set_policy("gold", snapshot_days=3)
     assert raised.value.kind == "policy.changed-meanwhile"
     assert vault.set_policy("gold", snapshot_days=4).after.revision == 3
+
+
+def test_a_vault_that_is_open_for_long_sees_what_others_change(site: Site) -> None:
+    image = site.image(size=8 * CHUNK)
+    site.take(image)
+    site.vault.create_policy(GOLD)
+    catalog = forge.session(site).catalog
+    # Another process of this host: the record appears beside ours.
+    newer = catalog.policy("gold")
+    assert newer is not None
+    changed = replace(newer, policy=replace(newer.policy, snapshot_days=9, revision=1))
+    put = forge.session(site).store.put_new
+    name = "policies/gold/000001"
+    body = records.encode(records.policy_to_body(changed))
+    put(name, seal_record(forge.session(site).keys, Kind.POLICY, name, body)[0])
+    assert site.vault.policy("gold").snapshot_days == 5
+    site.vault.refresh_settings()
+    assert site.vault.policy("gold").snapshot_days == 9
+    assert [item.name for item in site.vault.items()] == ["disk"]
+    assert site.vault.set_policy("gold", snapshot_days=4).after.revision == 2
