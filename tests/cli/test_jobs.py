@@ -290,7 +290,7 @@ def test_only_its_user_is_answered_and_nonsense_is_dropped(program: Program, dis
             asked = subprocess.run([sys.executable, "-c", _AS_NOBODY, path], capture_output=True, text=True, timeout=30)
             assert "only the user of the daemon and root" in asked.stdout, asked
         assert ask(str(program.state), "stop") == {"done": True}
-        wait_for(lambda: ask(str(program.state), "status") is None)
+        wait_for(lambda: not _alive(pid))
     assert not os.path.lexists(path)
 
 
