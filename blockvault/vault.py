@@ -44,6 +44,7 @@ from blockvault.model import (
     DiffResult,
     DryRunResult,
     Item,
+    Keep,
     MarkKind,
     Phase2,
     PointInfo,
@@ -462,7 +463,7 @@ class Vault:
         request = SnapshotRequest(
             targets=targets,
             name=name,
-            keep=keep,
+            keep=Keep.YES if keep else Keep.NO,
             phase2=Phase2.LATER if snapshot_only else Phase2.NOW,
             full=full,
             consistency=consistency,
@@ -751,7 +752,10 @@ class Vault:
         def take_undo() -> int:
             label = {"undo-of": info.label}
             comment = f"before point {info.label} was restored in place"
-            return self.snapshot([item.name], tags=label, comment=comment, monitor=monitor).number
+            request = SnapshotRequest(  # the disks are ours until the restore has ended: the vault alone will do
+                [disk.path for disk in item.disks], name=item.name, keep=Keep.IF_CHEAP, tags=label, comment=comment
+            )
+            return self._backup.snapshot(request, now=None, monitor=monitor).number
 
         with session.reading([info.point]):
             self.point(info.id)

@@ -38,6 +38,7 @@ from blockvault.model import (
     Consistency,
     DryRunResult,
     Item,
+    Keep,
     Phase2,
     Point,
     PointRef,
@@ -105,8 +106,8 @@ class Backup:
                     on_number(item, number)
                 blank = self._blank_point(item, number, moment, request)
                 before = [source.state() for source in sources]
-                if request.keep and self._items.snapshot_days(item) > 0:
-                    record = self._capture(item, blank, sources, monitor)
+                if request.keep is not Keep.NO and self._items.snapshot_days(item) > 0:
+                    record = self._capture(item, blank, sources, monitor, cheap=request.keep is Keep.IF_CHEAP)
                 if record is None:
                     self._check_can_do_without(request, sources, monitor)
                 captured = time.monotonic()
@@ -157,7 +158,7 @@ class Backup:
             raise InvalidInputError(
                 "snapshot.level", f"there is no compression level {level}", why="levels are 1 to 19"
             )
-        if request.phase2 is Phase2.LATER and not request.keep:
+        if request.phase2 is Phase2.LATER and request.keep is Keep.NO:
             raise InvalidInputError(
                 "snapshot.contradiction",
                 "--snapshot-only and --no-keep contradict each other",
@@ -170,13 +171,20 @@ class Backup:
                 do="freeze the guest yourself and use --consistency crash",
             )
 
-    def _capture(self, item: Item, blank: Point, sources: list[ImageSource], monitor: Monitor) -> SnapshotRecord | None:
-        """Phase 1. None, with a warning, where no snapshot can be kept: the point then goes to the vault only."""
+    def _capture(
+        self, item: Item, blank: Point, sources: list[ImageSource], monitor: Monitor, *, cheap: bool
+    ) -> SnapshotRecord | None:
+        """Phase 1. None, with a warning, where no snapshot can be kept: the point then goes to the vault only.
+
+        `cheap`: none is kept, and nobody is warned, where all data would have to be copied for it.
+        """
         place = self._session.tier.place(
             item, sources, os.path.join(self._session.state_dir, "snapshots"), folder=item.snapshot_dir
         )
         if place.folder is None:
             monitor.warn("snapshot.no-room", f"no snapshot is kept: {place.reason}; the point goes to the vault only")
+            return None
+        if cheap and place.copies:
             return None
         monitor.phase("Capture", sum(source.size for source in sources))
         try:

@@ -26,13 +26,21 @@ class Phase2(StrEnum):
     LATER_IF_KEPT = "later-if-kept"  # at once where no snapshot can be kept: there would be nothing to transfer later
 
 
+class Keep(StrEnum):
+    """Whether a snapshot is kept in the instant-restore tier."""
+
+    YES = "yes"
+    IF_CHEAP = "if-cheap"  # not where all data would have to be copied for it
+    NO = "no"
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
     """The words of one `snapshot`; `Vault.snapshot` explains each."""
 
     targets: list[str]
     name: str | None = None
-    keep: bool = True
+    keep: Keep = Keep.YES
     phase2: Phase2 = Phase2.NOW
     full: bool = False
     consistency: Consistency = Consistency.CRASH
