@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from blockvault.clock import from_text, utc_now
-from blockvault.config import DEFAULT_VAULT, default_state_dir, default_vault, vault_path
+from blockvault.config import DEFAULT_VAULT, default_state_dir, default_vault, load_settings, vault_path
 from blockvault.engine.backup import Backup
 from blockvault.engine.changed_blocks import off_reason
 from blockvault.engine.check import Check
@@ -127,8 +127,16 @@ class Vault:
         check_chunk_size(chunk_size)
         name = os.path.basename(name_or_path.rstrip("/")) if "/" in name_or_path else name_or_path
         check_vault_name(name)
-        place = os.path.abspath(path) if path else vault_path(name_or_path, state)
+        configured = vault_path(name_or_path, state_dir)
+        place = os.path.abspath(path) if path else configured
         registered = os.path.join(state, "vaults", name)
+        if path and "/" not in name_or_path and configured not in (place, registered):
+            raise InvalidInputError(
+                "vault.name-taken",
+                f"the vault '{name}' lies elsewhere",
+                why=f"the configuration says: {configured}",
+                do="leave out --path, choose another name, or change the configuration",
+            )
         if path and os.path.lexists(registered):
             raise InvalidInputError(
                 "vault.name-taken",
@@ -137,7 +145,7 @@ class Vault:
                 do="choose another name",
             )
         create_vault(place, name, chunk_size=chunk_size, secret=secret, soft_delete_days=soft_delete_days, now=moment)
-        if path:
+        if path and configured != place:
             names = make_folders("/", os.path.dirname(registered).lstrip("/"), mode=0o700)
             os.symlink(place, registered)
             sync_folder(names)
@@ -161,7 +169,7 @@ class Vault:
         """
         state = os.path.abspath(state_dir) if state_dir else default_state_dir()
         wanted = name_or_path or default_vault()
-        place = vault_path(wanted, state)
+        place = vault_path(wanted, state_dir)
         folder = open_folder(place, secret)
         name = wanted if "/" not in wanted else folder.config.name
         return cls(Session(folder, name=name, state_dir=state, now=now or utc_now(), created_now=False))
@@ -190,14 +198,16 @@ class Vault:
 
     @staticmethod
     def known(state_dir: str | None = None) -> list[VaultSummary]:
-        """The vaults that this host knows by name."""
+        """The vaults that this host knows by name: those in its state folder, and those that are configured."""
         state = os.path.abspath(state_dir) if state_dir else default_state_dir()
         top = os.path.join(state, "vaults")
+        names = {name for name in os.listdir(top) if not name.startswith(".")} if os.path.isdir(top) else set()
+        places = {name: os.path.join(top, name) for name in names}
+        if state_dir is None:
+            places.update({name: vault.path for name, vault in load_settings().vaults.items() if vault.path})
         found = []
-        for name in sorted(os.listdir(top)) if os.path.isdir(top) else []:
-            if name.startswith("."):
-                continue
-            path = os.path.realpath(os.path.join(top, name))
+        for name in sorted(places):
+            path = os.path.realpath(places[name])
             try:
                 header = read_header(path)
                 found.append(

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "item": ("", "Look at items and change them."),
     "vault": ("", "Make vaults and look at them."),
     "usage": ("usage", "Show where the space goes."),
+    "config": ("", "Look at the configuration and check it."),
     "demo": ("demo", "Try everything on a small disk image made of this machine's files."),
     "bench": ("bench", "Measure this machine."),
     "doctor": ("doctor", "Check this machine and say what to mend."),
@@ -56,6 +57,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "check": ("vault_check", "Check a vault's structure and count what nobody needs."),
         "repair": ("vault_repair", "Heal what is damaged where a copy is left."),
         "key": ("", "Look at the keys of an encrypted vault and change them."),
+    },
+    "config": {
+        "show": ("config_show", "Show all settings as they apply."),
+        "validate": ("config_validate", "Check configuration files."),
+        "path": ("config_path", "Show which configuration files are read."),
     },
     "vault key": {
         "list": ("vault_key_list", "List the key slots of a vault."),

@@ -8,7 +8,8 @@ In this order, and the first that is there decides:
 4. BLOCKVAULT_PASSWORD_COMMAND    a program; the first line that it prints is the passphrase
 5. $CREDENTIALS_DIRECTORY/blockvault.NAME.password, then blockvault.password    what systemd's LoadCredential= gives
    a service, for the vault of that name and for any
-6. a prompt on a terminal
+6. the key file that the configuration names for the vault, `key_file` of `[vault.NAME]`
+7. a prompt on a terminal
 
 A new secret for a vault that has one already comes from the same places under the names BLOCKVAULT_NEW_PASSWORD... and
 blockvault.NAME.new-password, blockvault.new-password.
