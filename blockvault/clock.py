@@ -5,6 +5,7 @@ A moment is a timezone-aware UTC `datetime`; on disk and in JSON it is RFC 3339 
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 
 from blockvault.errors import InvalidInputError
@@ -16,6 +17,20 @@ _YEARS = (2, 9998)  # so that no zone leads out of what a `datetime` can be
 def utc_now() -> datetime:
     """The system's clock, in UTC."""
     return datetime.now(UTC)
+
+
+def local_zone_name() -> str:
+    """The IANA name of this machine's zone as it is configured; `UTC` where that cannot be told."""
+    name = os.environ.get("TZ", "").removeprefix(":")
+    if not name:
+        name = os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
+    if not name:
+        try:
+            with open("/etc/timezone", encoding="ascii") as file:
+                name = file.readline().strip()
+        except (OSError, UnicodeDecodeError):
+            return "UTC"
+    return name if "/" in name and name not in ("Etc/UTC", "Etc/UCT", "Etc/Universal", "Etc/Zulu") else "UTC"
 
 
 def to_text(moment: datetime) -> str:

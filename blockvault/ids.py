@@ -60,6 +60,18 @@ def check_item_name(name: str) -> str:
     return name
 
 
+def check_policy_name(name: str) -> str:
+    """Return `name`, or raise `InvalidInputError` (`policy.bad-name`)."""
+    if not VAULT_NAME.match(name):
+        raise InvalidInputError(
+            "policy.bad-name",
+            f"'{name}' cannot name a policy",
+            why="a policy's name has 2 to 50 letters, digits and hyphens and begins with a letter",
+            do="choose another name, for example 'nightly' or 'gold-1'",
+        )
+    return name
+
+
 def name_from_stem(stem: str, pattern: re.Pattern[str] = ITEM_NAME, fallback: str = "disk") -> str:
     """The nearest valid item name for a file's stem: what the rule does not allow becomes `-`."""
     allowed = r"[^A-Za-z0-9-]" if pattern is ITEM_NAME else r"[^A-Za-z0-9._-]"

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from blockvault.clock import from_text, utc_now
 from blockvault.config import DEFAULT_VAULT, default_state_dir, default_vault, load_settings, vault_path
@@ -22,11 +23,12 @@ from blockvault.engine.backup import Backup
 from blockvault.engine.changed_blocks import off_reason
 from blockvault.engine.check import Check
 from blockvault.engine.compare import compare
-from blockvault.engine.expire import Expirer
+from blockvault.engine.expire import Expirer, RulesOfItem
 from blockvault.engine.in_place import InPlace
 from blockvault.engine.items import Items
 from blockvault.engine.key_changes import KeyChanges
 from blockvault.engine.listing import Listing
+from blockvault.engine.policies import Policies
 from blockvault.engine.reclaim import MAX_DEAD_DEFAULT
 from blockvault.engine.repair import Repair
 from blockvault.engine.restoring import Restorer, RestoreRequest
@@ -44,7 +46,10 @@ from blockvault.model import (
     Item,
     MarkKind,
     PointInfo,
+    PointRef,
     PointState,
+    Protection,
+    PruneDecision,
     PrunePlan,
     PruneResult,
     RepairReport,
@@ -61,6 +66,7 @@ from blockvault.model import (
 )
 from blockvault.monitor import Monitor
 from blockvault.policy import RetentionRules
+from blockvault.policy.policies import Policy, PolicyChange, PolicyRevision
 from blockvault.store.folder import check_soft_delete_days, create_vault, open_folder, read_header
 from blockvault.store.local import make_folders, sync_folder
 from blockvault.units import CHUNK_BYTES_DEFAULT, check_chunk_size
@@ -93,6 +99,7 @@ class Vault:
         self._items = Items(session)
         self._backup = Backup(session, self._items)
         self._listing = Listing(session, self._items)
+        self._policies = Policies(session, self._items, self._listing)
 
     @classmethod
     def create(
@@ -286,6 +293,135 @@ class Vault:
             disks=disks,
         )
 
+    # --- policies ------------------------------------------------------------------------------------------------
+
+    def policies(self) -> list[Policy]:
+        """Policies by name; `default` too where it is only offered: its revision is `UNWRITTEN` then."""
+        return self._policies.all()
+
+    def unreadable_policies(self) -> list[str]:
+        """Names of policies whose newest revision cannot be read: no point of their items expires."""
+        return self._policies.unreadable()
+
+    def policy(self, name: str) -> Policy:
+        """The policy of that name.
+
+        Raises:
+            NotFoundError: there is none (`policy.not-found`).
+            CorruptionError: it cannot be read (`policy.unreadable`).
+        """
+        return self._policies.get(name)
+
+    def policy_revision(self, name: str) -> PolicyRevision | None:
+        """A policy with when and by whom it was changed; None where it is only offered. Raises as `policy` does."""
+        return self._policies.revision(name)
+
+    def policy_of(self, item: Item | str) -> Policy | None:
+        """The policy that an item names, whether it is protected or stopped; None: none. Raises as `policy` does."""
+        return self._policies.of(self._items.get(item) if isinstance(item, str) else item)
+
+    def items_of_policy(self, name: str) -> list[Item]:
+        """Items that name a policy."""
+        return self._policies.users(name)
+
+    def create_policy(self, policy: Policy, *, now: datetime | None = None) -> Policy:
+        """Write a new policy. Raises `AlreadyExistsError` (`policy.exists`, `policy.same-letters`)."""
+        return self._policies.create(policy, now or utc_now())
+
+    def plan_policy(self, name: str, *, now: datetime | None = None, **changes: Any) -> PolicyChange:
+        """What `set_policy` would come to: which points would expire by it; nothing is changed."""
+        return self._policies.plan_change(name, changes, now or utc_now())
+
+    def set_policy(
+        self,
+        name: str,
+        *,
+        confirmed: bool = False,
+        monitor: Monitor | None = None,
+        now: datetime | None = None,
+        **changes: Any,
+    ) -> PolicyChange:
+        """Change a policy: fields of `Policy` by name, such as `retention` or `snapshot_days`.
+
+        Args:
+            name: the policy.
+            confirmed: points that are kept now may expire by it.
+            monitor: told of a retention that is shortened (`policy.shortened`).
+            now: the moment, for its record.
+            changes: the fields; what is not named stays.
+
+        Raises:
+            InvalidInputError: points would expire, and it is not `confirmed` (`policy.would-expire`).
+            ConflictError: another host changed it at the same time (`policy.changed-meanwhile`).
+        """
+        return self._policies.set(
+            name, changes, confirmed=confirmed, monitor=monitor or Monitor(), now=now or utc_now()
+        )
+
+    def plan_policy_deletion(
+        self, name: str, *, to: str | None = None, now: datetime | None = None
+    ) -> PolicyChange | None:
+        """What `delete_policy` would come to for the items that are moved; None: no item uses it."""
+        return self._policies.plan_deletion(name, to, now or utc_now())
+
+    def delete_policy(
+        self,
+        name: str,
+        *,
+        to: str | None = None,
+        confirmed: bool = False,
+        monitor: Monitor | None = None,
+        now: datetime | None = None,
+    ) -> PolicyChange | None:
+        """Delete a policy that no item uses, or whose items are moved `to` another; a stopped one stays stopped.
+
+        Raises:
+            InvalidInputError: items use it (`policy.in-use`), or points would expire by the move, and it is not
+                `confirmed` (`policy.would-expire`).
+        """
+        return self._policies.delete(name, to, confirmed=confirmed, monitor=monitor or Monitor(), now=now or utc_now())
+
+    def plan_assignment(
+        self,
+        items: Sequence[str],
+        policy: str,
+        *,
+        protection: Protection | None = Protection.PROTECTED,
+        now: datetime | None = None,
+    ) -> PolicyChange:
+        """What `assign_policy` would come to: which points would expire by it; nothing is changed."""
+        return self._policies.plan_assignment(items, policy, protection, now or utc_now())
+
+    def assign_policy(
+        self,
+        items: Sequence[str],
+        policy: str,
+        *,
+        protection: Protection | None = Protection.PROTECTED,
+        confirmed: bool = False,
+        monitor: Monitor | None = None,
+        now: datetime | None = None,
+    ) -> list[Item]:
+        """Name the policy by which points of items are taken and kept; all items must be there, or none is changed.
+
+        Args:
+            items: names of items.
+            policy: the policy; `default` is written when it was only offered.
+            protection: what the items become; None: protected, but those whose protection is stopped stay so.
+            confirmed: points that are kept now may expire by it.
+            monitor: told if some will (`policy.shortened`).
+            now: the moment, for records.
+
+        Raises:
+            NotFoundError: no such item or policy.
+            InvalidInputError: points would expire, and it is not `confirmed` (`policy.would-expire`).
+        """
+        return self._policies.assign(
+            items, policy, protection, confirmed=confirmed, monitor=monitor or Monitor(), now=now or utc_now()
+        )
+
+    # --- points --------------------------------------------------------------------------------------------------
+
     def snapshot(
         self,
         targets: list[str],
@@ -419,7 +555,9 @@ class Vault:
         """What `prune` would expire, purge and free; nothing is changed.
 
         Args:
-            rules: what is kept of each item; None: only points whose own retain-until is over expire.
+            rules: what is kept of each item; None: what its own policy says, and of an item without one only points
+                expire whose own retain-until is over. All points are kept of an item whose protection is stopped,
+                unless `item` names it and there are rules, and of one whose policy cannot be read.
             item: expire and purge only points of this item; space is freed in the whole vault.
             max_dead: a pack of which a larger share is dead is written again without it.
             now: the moment.
@@ -430,11 +568,29 @@ class Vault:
         """
         if item is not None:
             item = self._items.get(item).name
-        labels = {info.point.ref: info.label for info in self.points(deleted=True) if info.point is not None}
-        expirer = Expirer(self._session, monitor or Monitor())
-        return expirer.plan(
-            rules or RetentionRules(), item=item, labels=labels, max_dead=max_dead, now=now or utc_now()
+        wanted: RetentionRules | RulesOfItem = self._policies.rules_of
+        if rules is not None:
+            wanted = self._policies.except_stopped(rules) if item is None else rules
+        else:
+            self._policies.warn_of_unknown(monitor or Monitor())
+        return Expirer(self._session, monitor or Monitor()).plan(
+            wanted, item=item, labels=self._listing.labels(), max_dead=max_dead, now=now or utc_now()
         )
+
+    def decisions(self, item: str | None = None, *, now: datetime | None = None) -> dict[PointRef, PruneDecision]:
+        """What the policies say of each point in the vault, kept or not and why; nothing is changed.
+
+        Args:
+            item: only of points of this item.
+            now: the moment.
+        """
+        found = Expirer(self._session, Monitor()).decide(
+            self._policies.rules_of,
+            items=None if item is None else [item],
+            labels=self._listing.labels(),
+            now=now or utc_now(),
+        )
+        return {decision.ref: decision for decision in found}
 
     def prune(self, plan: PrunePlan, *, confirmed: bool = False, monitor: Monitor | None = None) -> PruneResult:
         """Carry out what `plan_prune` planned, once.

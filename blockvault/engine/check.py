@@ -26,7 +26,7 @@ from blockvault.format.layers import ENTRY_SEGMENT
 from blockvault.ids import LayerName, PackName
 from blockvault.model import BlockDamage, CheckReport, Codec, Leftover, Point, PointInfo
 from blockvault.monitor import Monitor
-from blockvault.store.catalog import record_names
+from blockvault.store.catalog import COPIED_KINDS, folder_of, record_names
 from blockvault.store.layers import LAYERS_FOLDER, LayerReader, layer_object
 from blockvault.store.leases import dead_leases
 from blockvault.store.packs import read_table
@@ -186,8 +186,8 @@ class Check:
         index = self._session.index
         if index is None:
             return
-        for top, kind in (("points", Kind.POINT), ("marks", Kind.MARK), ("items", Kind.ITEM)):
-            for name, data in index.records(top).items():
+        for kind in COPIED_KINDS:
+            for name, data in index.records(folder_of(kind)).items():
                 try:
                     unseal_record(self._session.keys, kind, name, data)
                 except BlockVaultError:

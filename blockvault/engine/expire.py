@@ -16,8 +16,8 @@ Invariants (R19):
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from statistics import median
@@ -27,6 +27,7 @@ from blockvault.engine.reclaim import Reclaimer
 from blockvault.engine.session import Session
 from blockvault.errors import BlockVaultError, ConflictError, InternalError, InvalidInputError, NotFoundError
 from blockvault.failpoints import reach
+from blockvault.ids import ItemId
 from blockvault.model import (
     Mark,
     MarkKind,
@@ -40,11 +41,23 @@ from blockvault.model import (
     ReclaimResult,
 )
 from blockvault.monitor import Monitor
-from blockvault.policy import RetentionPoint, RetentionRules, plan
+from blockvault.policy import RetentionPlan, RetentionPoint, RetentionRules, keep_all, plan
 
 INTERVAL_LEAST = timedelta(days=1)
 GAPS_LOOKED_AT = 20
 ROLLED_BACK = "vault.rolled-back"  # of what opening noticed: records that this host has seen are gone
+
+# What is kept of an item, by its id: rules, or in words why nothing of it expires.
+RulesOfItem = Callable[[ItemId], RetentionRules | str]
+
+
+@dataclass(frozen=True, slots=True)
+class _ItemDecided:
+    """What retention says of an item, and the states of its points, deleted ones too."""
+
+    name: str
+    plan: RetentionPlan
+    states: dict[PointRef, PointState]
 
 
 class Expirer:
@@ -152,13 +165,54 @@ class Expirer:
 
     # --- retention -------------------------------------------------------------------------------------------
 
+    def decide(
+        self,
+        rules: RetentionRules | RulesOfItem,
+        *,
+        items: Collection[str] | None = None,
+        labels: dict[PointRef, str],
+        now: datetime,
+    ) -> list[PruneDecision]:
+        """What retention says of every point that is listed, or of those of some items, and why; by item and time."""
+        decided = self._items_decided(rules, items=items, moment=self._moment(now))
+        decisions = [told for one in decided for told in _told(one, labels)]
+        return sorted(decisions, key=lambda decision: (decision.item, decision.taken, decision.ref))
+
+    def _items_decided(
+        self, rules: RetentionRules | RulesOfItem, *, items: Collection[str] | None, moment: datetime
+    ) -> Iterator[_ItemDecided]:
+        by_item: dict[ItemId, list[Point]] = defaultdict(list)
+        for point in self._catalog.points():
+            by_item[point.item_id].append(point)
+        for item_id, points in by_item.items():
+            newest = max(points, key=lambda point: point.taken)
+            known = self._catalog.item(newest.item_id)
+            name = known.name if known else newest.item_name
+            if items is not None and name not in items:
+                continue
+            states = {point.ref: self._catalog.state(point.ref) for point in points}
+            listed = [
+                RetentionPoint(point.ref, point.taken, _may_be_held(states[point.ref]), point.retain_until)
+                for point in points
+                if states[point.ref].is_listed
+            ]
+            wanted = rules if isinstance(rules, RetentionRules) else rules(item_id)
+            decided = keep_all(listed, wanted, moment) if isinstance(wanted, str) else plan(listed, wanted, moment)
+            yield _ItemDecided(name, decided, states)
+
     def plan(
-        self, rules: RetentionRules, *, item: str | None, labels: dict[PointRef, str], max_dead: float, now: datetime
+        self,
+        rules: RetentionRules | RulesOfItem,
+        *,
+        item: str | None,
+        labels: dict[PointRef, str],
+        max_dead: float,
+        now: datetime,
     ) -> PrunePlan:
         """What `prune` would expire, purge and free; nothing is changed.
 
         Args:
-            rules: what to keep of each item.
+            rules: what to keep of each item: the same of all, or asked for each.
             item: expire and purge only points of the item of that name.
             labels: what points are called, by their names.
             max_dead: see `Reclaimer.plan`.
@@ -166,38 +220,16 @@ class Expirer:
         """
         moment = self._moment(now)
         self._catalog.refresh()
-        by_item: dict[str, list[Point]] = defaultdict(list)
-        for point in self._catalog.points():
-            by_item[point.item_id].append(point)
         decisions: list[PruneDecision] = []
         emptied: list[str] = []
         purges: list[PointRef] = []
-        for points in by_item.values():
-            newest = max(points, key=lambda point: point.taken)
-            known = self._catalog.item(newest.item_id)
-            name = known.name if known else newest.item_name
-            if item not in (None, name):
-                continue
-            states = {point.ref: self._catalog.state(point.ref) for point in points}
-            decided = plan(
-                [
-                    RetentionPoint(point.ref, point.taken, _may_be_held(states[point.ref]), point.retain_until)
-                    for point in points
-                    if states[point.ref].is_listed
-                ],
-                rules,
-                moment,
-            )
-            if decided.expires_all:
-                emptied.append(name)
-            for decision in decided.decisions:
-                ref = decision.point.ref
-                reasons = tuple(str(reason) for reason in decision.reasons)
-                label = labels.get(ref, str(ref.number))
-                decisions.append(PruneDecision(ref, label, name, decision.point.taken, decision.keep, reasons))
-            expired = {decision.point.ref for decision in decided.decisions if not decision.keep}
+        for one in self._items_decided(rules, items=None if item is None else [item], moment=moment):
+            if one.plan.expires_all:
+                emptied.append(one.name)
+            decisions += _told(one, labels)
+            expired = {point.ref for point in one.plan.expired}
             at_once = expired if not self._session.soft_delete_days else set()
-            purges += [ref for ref, state in states.items() if _is_due(state, moment) or ref in at_once]
+            purges += [ref for ref, state in one.states.items() if _is_due(state, moment) or ref in at_once]
         decisions.sort(key=lambda decision: (decision.item, decision.taken, decision.ref))
         freeable = Reclaimer(self._session, self._monitor).plan(max_dead, without=purges)
         return PrunePlan(
@@ -313,6 +345,14 @@ def doubts_of(plan: PrunePlan) -> list[InvalidInputError]:
             )
         )
     return found
+
+
+def _told(decided: _ItemDecided, labels: dict[PointRef, str]) -> Iterator[PruneDecision]:
+    for decision in decided.plan.decisions:
+        ref = decision.point.ref
+        reasons = tuple(str(reason) for reason in decision.reasons)
+        label = labels.get(ref, str(ref.number))
+        yield PruneDecision(ref, label, decided.name, decision.point.taken, decision.keep, reasons)
 
 
 def _may_be_held(state: PointState) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from blockvault.engine.session import Session
-from blockvault.errors import DeviceError, InvalidInputError, NotFoundError
+from blockvault.errors import CorruptionError, DeviceError, InvalidInputError, NotFoundError
 from blockvault.ids import DISK_NAME, ItemId, check_item_name, name_from_stem, random_name
-from blockvault.model import DiskSpec, Item
+from blockvault.model import DiskSpec, Item, Protection
 from blockvault.model.item import SNAPSHOT_DAYS_DEFAULT
 from blockvault.store.locks import FileLock
 
@@ -40,8 +41,34 @@ class Items:
         )
 
     def snapshot_days(self, item: Item) -> int:
-        """For how many days an item's snapshots are kept: its own, else the default."""
-        return SNAPSHOT_DAYS_DEFAULT if item.snapshot_days is None else item.snapshot_days
+        """For how many days an item's snapshots are kept: its own, else its policy's, else the default."""
+        if item.snapshot_days is not None:
+            return item.snapshot_days
+        try:
+            found = self._session.catalog.policy(item.policy)
+        except CorruptionError:  # `verify` names it; points are kept whatever becomes of snapshots
+            found = None
+        return SNAPSHOT_DAYS_DEFAULT if found is None or found.deleted else found.policy.snapshot_days
+
+    def assign(self, names: Sequence[str], policy: str, protection: Protection | None) -> list[Item]:
+        """Name the policy of several items, or of none of them if one is not there.
+
+        Args:
+            names: the items.
+            policy: the policy's name; "" for none.
+            protection: what the items become; None: what they are.
+        """
+        self._session.check_writable()
+        with self._lock():
+            self._session.catalog.refresh()
+            changed = []
+            for item in [self.get(name) for name in dict.fromkeys(names)]:
+                wanted = item.protection if protection is None else protection
+                if (item.policy, item.protection) != (policy, wanted):
+                    item = replace(item, policy=policy, protection=wanted, revision=item.revision + 1)
+                    self._session.catalog.put_item(item)
+                changed.append(item)
+            return changed
 
     def set(
         self,

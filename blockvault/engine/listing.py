@@ -100,6 +100,10 @@ class Listing:
         infos = [self._info(entry) for entry in entries]
         return [info for info in infos if info is not None]
 
+    def labels(self) -> dict[PointRef, str]:
+        """What the points of the vault are called, deleted ones too."""
+        return {entry.brief.ref: entry.label for entry in self._entries(deleted=True) if entry.brief is not None}
+
     def _entries(self, *, deleted: bool) -> list[_Entry]:
         """What there is, as far as briefs tell."""
         session = self._session

@@ -42,7 +42,7 @@ from blockvault.format.index import decode_index, encode_index, prefixes_of
 from blockvault.ids import OriginId, PackName
 from blockvault.model import BlockDamage, Codec, Point, PointRef, RepairReport
 from blockvault.monitor import Monitor
-from blockvault.store.catalog import record_names
+from blockvault.store.catalog import COPIED_KINDS, folder_of, record_names
 from blockvault.store.quarantine import Quarantined, told_name
 
 SEGMENT_ENTRIES = 500_000
@@ -120,8 +120,8 @@ class Repair:
 
     def _mend_records(self, moment: datetime) -> None:
         catalog = self._session.catalog
-        for top, kind in (("marks", Kind.MARK), ("points", Kind.POINT), ("items", Kind.ITEM)):
-            copies = self._session.index.records(top) if self._session.index is not None else {}
+        for kind in COPIED_KINDS:
+            copies = self._session.index.records(folder_of(kind)) if self._session.index is not None else {}
             for name in record_names(self._session.store, kind):
                 if not self._is_damaged(kind, name) or name not in copies:
                     continue

@@ -177,7 +177,7 @@ class Verifier:
         self.catalog.read_all()
         for damage in self.catalog.damage.values():
             self._note(damage.name, None, damage.reason, [])
-        for kind in (Kind.CONFIG, Kind.ORIGIN, Kind.ITEM, Kind.MARK, Kind.INDEX, Kind.QUARANTINE):
+        for kind in (Kind.CONFIG, Kind.ORIGIN, Kind.ITEM, Kind.POLICY, Kind.MARK, Kind.INDEX, Kind.QUARANTINE):
             for name in record_names(self.store, kind):
                 try:
                     body, _ = unseal_record(self.keys, kind, name, self.store.read(name))

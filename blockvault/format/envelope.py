@@ -60,6 +60,7 @@ class Kind(StrEnum):
     POINT = "PONT"
     MARK = "MARK"
     ITEM = "ITEM"
+    POLICY = "PLCY"
     CONFIG = "CONF"
     LEASE = "LEAS"
     ORIGIN = "ORIG"

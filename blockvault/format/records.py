@@ -1,4 +1,4 @@
-"""Records: JSON bodies of points, marks, items, configuration, origins, leases and quarantine, inside an envelope.
+"""Records: JSON bodies of points, marks, items, policies, config, origins, leases and quarantine, inside an envelope.
 
 Bytes are hexadecimal, moments RFC 3339. A reader ignores fields that it does not know (fields are only ever added;
 a change of meaning raises the vault's minimum reader version) and refuses values out of bounds: a record from a
@@ -7,6 +7,7 @@ stranger cannot name a path outside the vault or a size that overflows.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -30,12 +31,25 @@ from blockvault.model import (
     PointStatistics,
     Protection,
 )
+from blockvault.policy import RetentionRules
+from blockvault.policy.policies import (
+    KEEP_MAX,
+    POLICY_SNAPSHOT_DAYS_MAX,
+    RETRIES_DEFAULT,
+    RETRIES_MAX,
+    OnHookFailure,
+    Policy,
+    PolicyRevision,
+)
+from blockvault.policy.schedule import parse_schedule
+from blockvault.policy.selection import parse_month_day, parse_weekday, parse_year_day
 
 LAYERS_MAX = 16
 DISKS_MAX = 256
 SNAPSHOT_DAYS_MAX = 36500
 SIZE_MAX = 1 << 62
 SOFT_DELETE_DAYS_MAX = 3650
+WINDOW_SECONDS_MAX = 86_400
 Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
 Slot = Annotated[int, msgspec.Meta(ge=0, le=SLOTS_MAX)]
@@ -143,6 +157,37 @@ class ItemBody(msgspec.Struct, frozen=True):
     policy: str = ""
     protection: Protection = Protection.NONE
     group: str = ""
+
+
+Keep = Annotated[int, msgspec.Meta(ge=1, le=KEEP_MAX)] | None
+
+
+class PolicyBody(msgspec.Struct, frozen=True):
+    """A policy's record; schedule and chosen days as text, as `policy/schedule.py` and `selection.py` read them."""
+
+    name: str
+    revision: Size
+    changed: str
+    schedule: str
+    zone: str
+    retention_zone: str
+    keep_last: Keep = None
+    keep_daily: Keep = None
+    keep_weekly: Keep = None
+    keep_monthly: Keep = None
+    keep_yearly: Keep = None
+    weekly_on: str | None = None
+    monthly_on: str | None = None
+    yearly_on: str | None = None
+    snapshot_days: Annotated[int, msgspec.Meta(ge=1, le=POLICY_SNAPSHOT_DAYS_MAX)] = 2
+    window_seconds: Annotated[int, msgspec.Meta(ge=0, le=WINDOW_SECONDS_MAX)] = 1800
+    consistency: Consistency = Consistency.CRASH
+    on_hook_failure: OnHookFailure = OnHookFailure.WARN
+    retries: Annotated[int, msgspec.Meta(ge=0, le=RETRIES_MAX)] = RETRIES_DEFAULT
+    comment: str = ""
+    by: str = ""
+    note: str = ""
+    deleted: bool = False
 
 
 class ConfigBody(msgspec.Struct, frozen=True):
@@ -351,3 +396,64 @@ def item_from_body(name: str, body: ItemBody) -> Item:
         protection=body.protection,
         group=body.group,
     )
+
+
+def policy_to_body(revision: PolicyRevision) -> PolicyBody:
+    """The record of a policy."""
+    policy, rules = revision.policy, revision.policy.retention
+    return PolicyBody(
+        name=policy.name,
+        revision=policy.revision,
+        changed=to_text(revision.changed),
+        schedule=str(policy.schedule),
+        zone=policy.schedule.zone,
+        retention_zone=rules.zone,
+        keep_last=rules.keep_last,
+        keep_daily=rules.keep_daily,
+        keep_weekly=rules.keep_weekly,
+        keep_monthly=rules.keep_monthly,
+        keep_yearly=rules.keep_yearly,
+        weekly_on=rules.weekly_on.name.lower() if rules.weekly_on is not None else None,
+        monthly_on=str(rules.monthly_on) if rules.monthly_on is not None else None,
+        yearly_on=str(rules.yearly_on) if rules.yearly_on is not None else None,
+        snapshot_days=policy.snapshot_days,
+        window_seconds=int(policy.window.total_seconds()),
+        consistency=policy.consistency,
+        on_hook_failure=policy.on_hook_failure,
+        retries=policy.retries,
+        comment=policy.comment,
+        by=revision.by,
+        note=revision.note,
+        deleted=revision.deleted,
+    )
+
+
+def policy_from_body(name: str, body: PolicyBody) -> PolicyRevision:
+    """A policy from its record; one that cannot be, or whose zone this machine does not know, is refused."""
+    try:
+        rules = RetentionRules(
+            keep_last=body.keep_last,
+            keep_daily=body.keep_daily,
+            keep_weekly=body.keep_weekly,
+            keep_monthly=body.keep_monthly,
+            keep_yearly=body.keep_yearly,
+            zone=body.retention_zone,
+            weekly_on=parse_weekday(body.weekly_on) if body.weekly_on is not None else None,
+            monthly_on=parse_month_day(body.monthly_on) if body.monthly_on is not None else None,
+            yearly_on=parse_year_day(body.yearly_on) if body.yearly_on is not None else None,
+        )
+        policy = Policy(
+            name=body.name,
+            schedule=parse_schedule(body.schedule, zone=body.zone),
+            retention=rules,
+            snapshot_days=body.snapshot_days,
+            window=timedelta(seconds=body.window_seconds),
+            consistency=body.consistency,
+            on_hook_failure=body.on_hook_failure,
+            retries=body.retries,
+            comment=body.comment,
+            revision=body.revision,
+        )
+        return PolicyRevision(policy, from_text(body.changed), body.by, body.note, body.deleted)
+    except InvalidInputError as error:
+        raise damaged(name, f"its record is no policy: {error}") from None

@@ -16,6 +16,7 @@ import difflib
 import re
 import zoneinfo
 from datetime import UTC, date, datetime, tzinfo
+from enum import IntEnum
 
 from blockvault.errors import InvalidInputError
 
@@ -23,6 +24,18 @@ from blockvault.errors import InvalidInputError
 _SHAPE = re.compile(r"[A-Za-z0-9_+-]{1,40}(/[A-Za-z0-9_+-]{1,40}){0,3}")
 # What a system's database holds beside the zones: other readings of the same names, and this host's own choice.
 _NOT_NAMES = ("posix", "right", "localtime", "posixrules")
+
+
+class Weekday(IntEnum):
+    """Days of the week, numbered as `date.weekday` does."""
+
+    MONDAY = 0
+    TUESDAY = 1
+    WEDNESDAY = 2
+    THURSDAY = 3
+    FRIDAY = 4
+    SATURDAY = 5
+    SUNDAY = 6
 
 
 def zone_named(name: str) -> tzinfo:

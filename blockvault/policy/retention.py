@@ -8,6 +8,11 @@ a month comes back to the points it had, instead of finding that they all grew t
 any rule keeps it. The newest point of a period is taken, not the oldest, because it is the one that every rule has
 kept until the period ended: so it makes no difference whether expiry runs every hour or once a year.
 
+A rule may name a day instead: `weekly_on=Weekday.SUNDAY`, `monthly_on=` the first Sunday, `yearly_on=` one of January.
+Of each week (month, year) it then keeps the newest point of the first day, from that one on, that has a point; where
+none has, the newest point of the period. Until the day has come that is the newest point there is; from its last point
+on nothing that is taken later takes its place: so again it makes no difference how often expiry runs.
+
 Worked example: points at noon on Mon 16, Tue 17 and Fri 20, and a second one on Fri 20 at 18:00; `keep_daily=2` keeps
 Fri 18:00 (`daily 2026-11-20`) and Tue 17 (`daily 2026-11-17`); Fri noon and Mon 16 expire.
 
@@ -21,7 +26,8 @@ Invariants:
   that says 2036 pushes nothing out, and a `now` that fell back to 1970 expires nothing but what is past its own date.
   To be rid of such a point before, give it a retain-until or delete it.
 - With no rule at all, every point without a retain-until is kept.
-- With rules, the newest of the points that they speak of is always kept: only retain-until dates can expire all.
+- With rules, the newest of the points that they speak of is always kept (`newest`, where no rule does): only
+  retain-until dates can expire all, and the next transfer finds the parent that its churn is reckoned against.
 - The order is by `taken`, then number, then origin; the order of the input does not matter.
 
 Not promised: a point taken while the clock ran behind counts as being as old as it says.
@@ -30,7 +36,7 @@ Not promised: a point taken while the clock ran behind counts as being as old as
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import timedelta
+from datetime import date, timedelta
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
@@ -41,9 +47,11 @@ from blockvault.policy.periods import day_name, day_of, month_name, week_name, y
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from datetime import date, datetime, tzinfo
+    from datetime import datetime, tzinfo
 
     from blockvault.model import PointRef
+    from blockvault.policy.periods import Weekday
+    from blockvault.policy.selection import MonthDay, YearDay
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,9 @@ class RetentionRules:
         keep_monthly: see `keep_daily`.
         keep_yearly: see `keep_daily`.
         zone: IANA name of the zone in which days, weeks, months and years are cut.
+        weekly_on: the day of each week whose point `keep_weekly` keeps; None: the newest point of the week.
+        monthly_on: likewise of `keep_monthly`.
+        yearly_on: likewise of `keep_yearly`.
 
     Raises:
         InvalidInputError: `policy.rule-zero`, `policy.unknown-zone`.
@@ -69,6 +80,9 @@ class RetentionRules:
     keep_monthly: int | None = None
     keep_yearly: int | None = None
     zone: str = "UTC"
+    weekly_on: Weekday | None = None
+    monthly_on: MonthDay | None = None
+    yearly_on: YearDay | None = None
 
     def __post_init__(self) -> None:
         for name, count in self.counts():
@@ -117,7 +131,9 @@ class ReasonKind(StrEnum):
     WEEKLY = "weekly"
     MONTHLY = "monthly"
     YEARLY = "yearly"
+    NEWEST = "newest"
     NO_RULES = "no-rules"
+    ALL_KEPT = "all-kept"
     AHEAD = "ahead"
     HELD = "held"
     RETAIN_UNTIL = "retain-until"
@@ -169,13 +185,33 @@ class RetentionPlan:
         return bool(self.decisions) and not self.kept
 
 
-# One line a calendar rule. A rule that takes another point of a period than its newest (the first Sunday's of a
-# month) will say so here, beside the name of the period.
-_CALENDAR_RULES: tuple[tuple[str, ReasonKind, Callable[[date], str]], ...] = (
-    ("keep_daily", ReasonKind.DAILY, day_name),
-    ("keep_weekly", ReasonKind.WEEKLY, week_name),
-    ("keep_monthly", ReasonKind.MONTHLY, month_name),
-    ("keep_yearly", ReasonKind.YEARLY, year_name),
+def _no_day(_rules: RetentionRules, _day: date) -> date | None:
+    return None
+
+
+def _day_of_week(rules: RetentionRules, day: date) -> date | None:
+    if rules.weekly_on is None:
+        return None
+    ordinal = day.toordinal() + rules.weekly_on - day.weekday()
+    return date.fromordinal(min(ordinal, date.max.toordinal()))
+
+
+def _day_of_month(rules: RetentionRules, day: date) -> date | None:
+    return None if rules.monthly_on is None else rules.monthly_on.in_month(day.year, day.month)
+
+
+def _day_of_year(rules: RetentionRules, day: date) -> date | None:
+    return None if rules.yearly_on is None else rules.yearly_on.in_year(day.year)
+
+
+# One line a calendar rule: its name, what a day's period is called, and the day that the rules choose in that period.
+_CALENDAR_RULES: tuple[
+    tuple[str, ReasonKind, Callable[[date], str], Callable[[RetentionRules, date], date | None]], ...
+] = (
+    ("keep_daily", ReasonKind.DAILY, day_name, _no_day),
+    ("keep_weekly", ReasonKind.WEEKLY, week_name, _day_of_week),
+    ("keep_monthly", ReasonKind.MONTHLY, month_name, _day_of_month),
+    ("keep_yearly", ReasonKind.YEARLY, year_name, _day_of_year),
 )
 
 
@@ -202,6 +238,13 @@ def plan(points: Iterable[RetentionPoint], rules: RetentionRules, now: datetime)
     return RetentionPlan(rules, now, tuple(decisions))
 
 
+def keep_all(points: Iterable[RetentionPoint], why: str, now: datetime) -> RetentionPlan:
+    """A plan that expires nothing, not even what is past its own retain-until, and says why."""
+    reason = Reason(ReasonKind.ALL_KEPT, why)
+    kept = tuple(Decision(point, keep=True, reasons=(reason,)) for point in _newest_first(points, now))
+    return RetentionPlan(RetentionRules(), now, kept)
+
+
 def _newest_first(points: Iterable[RetentionPoint], now: datetime) -> list[RetentionPoint]:
     ordered = list(points)
     moments = [now, *(point.taken for point in ordered), *(point.retain_until for point in ordered)]
@@ -224,9 +267,16 @@ def _reasons_of_rules(
         found.setdefault(point.ref, []).append(Reason(ReasonKind.LAST, text))
     counts = dict(rules.counts())
     days = [day_of(point.taken, zone) for point in governed]
-    for rule, kind, name_of in _CALENDAR_RULES:
-        for point, period in _newest_of_each(governed, days, name_of, counts[rule] or 0):
+    for rule, kind, name_of, day_in in _CALENDAR_RULES:
+        chosen = [day_in(rules, day) for day in days] if counts[rule] else []
+        if any(chosen):
+            kept = _chosen_of_each(governed, days, chosen, name_of, counts[rule] or 0)
+        else:
+            kept = _newest_of_each(governed, days, name_of, counts[rule] or 0)
+        for point, period in kept:
             found.setdefault(point.ref, []).append(Reason(kind, f"{kind} {period}"))
+    if governed and not rules.is_empty and governed[0].ref not in found:
+        found[governed[0].ref] = [Reason(ReasonKind.NEWEST, "newest")]
     return found
 
 
@@ -243,6 +293,29 @@ def _newest_of_each(
             return
         seen.add(period)
         yield point, period
+
+
+def _chosen_of_each(
+    governed: Sequence[RetentionPoint],
+    days: Sequence[date],
+    chosen: Sequence[date | None],
+    name_of: Callable[[date], str],
+    count: int,
+) -> Iterator[tuple[RetentionPoint, str]]:
+    """Of each of the `count` latest periods that have a point the one of the chosen day, and the period's name.
+
+    Periods are in the order of the calendar, not of their newest points: those may have expired, and where clocks go
+    back over midnight a period goes on after the next one has begun.
+    """
+    candidates: dict[str, tuple[RetentionPoint, date, bool]] = {}  # with its day, and whether that is late enough
+    for point, day, wanted in zip(governed, days, chosen, strict=True):  # newest first
+        period = name_of(day)
+        is_late = wanted is not None and day >= wanted
+        known = candidates.get(period)
+        if known is None or (is_late and (not known[2] or day < known[1])):
+            candidates[period] = (point, day, is_late)
+    for period in sorted(candidates, reverse=True)[:count]:
+        yield candidates[period][0], period
 
 
 def _reasons_of_its_own(point: RetentionPoint, rules: RetentionRules, zone: tzinfo, now: datetime) -> list[Reason]:

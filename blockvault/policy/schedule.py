@@ -3,6 +3,7 @@
     schedule = Schedule.daily("02:00", zone="Europe/Berlin")
     schedule.next_after(now)                  the next moment
     schedule.due(last, now)                   the moment to make up for, if one passed since `last`
+    parse_schedule("weekly sun,wed 02:00", zone="UTC")      the text form, which `str(schedule)` writes
     start_of(moment, item_id, window)         when an item really starts: a stable part of the window later
 
 A daily or weekly schedule runs when the wall clock of its zone first shows the time on that date, or a later one. That
@@ -27,11 +28,12 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from blockvault.errors import InvalidInputError
-from blockvault.policy.periods import zone_named
+from blockvault.policy.periods import Weekday, zone_named
+from blockvault.policy.selection import WEEKDAYS, nearest, parse_weekday
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,18 +53,6 @@ class Frequency(StrEnum):
     HOURLY = "hourly"
     DAILY = "daily"
     WEEKLY = "weekly"
-
-
-class Weekday(IntEnum):
-    """Days of the week, numbered as `date.weekday` does."""
-
-    MONDAY = 0
-    TUESDAY = 1
-    WEDNESDAY = 2
-    THURSDAY = 3
-    FRIDAY = 4
-    SATURDAY = 5
-    SUNDAY = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +134,25 @@ class Schedule:
             found = moment
         return found
 
+    def oddity(self, moment: datetime) -> str | None:
+        """What daylight saving does to that moment of the schedule, for people; None: nothing."""
+        if self.frequency is Frequency.HOURLY:
+            return None
+        zone = zone_named(self.zone)
+        wall = moment.astimezone(zone)
+        if wall.time().replace(tzinfo=None) != self.at:
+            return f"{self.at:%H:%M} does not exist on that day: it runs at the first moment after"
+        if wall.replace(fold=1).utcoffset() != wall.replace(fold=0).utcoffset():
+            return f"{self.at:%H:%M} comes twice on that day: it runs once, the first time"
+        return None
+
+    def __str__(self) -> str:
+        if self.frequency is Frequency.HOURLY:
+            return f"hourly {self.hours}"
+        if self.frequency is Frequency.DAILY:
+            return f"daily {self.at:%H:%M}"
+        return f"weekly {','.join(day.name.lower()[:3] for day in sorted(self.weekdays))} {self.at:%H:%M}"
+
     def _from(self, moment: datetime) -> Iterator[datetime]:
         """Moments that rise (one may come twice), the first of them at `moment` or before."""
         if self.frequency is Frequency.HOURLY:
@@ -158,6 +167,39 @@ class Schedule:
             if not self.weekdays or Weekday(day.weekday()) in self.weekdays:
                 yield first_shown(day, self.at, zone)
             day += _DAY
+
+
+def parse_schedule(text: str, *, zone: str) -> Schedule:
+    """`hourly 4`, `daily 02:00` or `weekly sun,wed 02:00`, in that zone; an hourly one is the same in every zone.
+
+    Raises:
+        InvalidInputError: `policy.bad-schedule`, `policy.unknown-zone`.
+    """
+    words = text.lower().split()
+    example = "write it like 'hourly 4', 'daily 02:00' or 'weekly sun,wed 02:00'"
+    if not words or words[0] not in list(Frequency):
+        near = nearest(words[0], Frequency) if words else None
+        raise _bad(
+            f"'{text}' is not a schedule", "it begins with how often", f"did you mean '{near}'?" if near else example
+        )
+    match words:
+        case ["hourly", hours] if hours.isascii() and hours.isdigit() and len(hours) <= 4:
+            return Schedule(Frequency.HOURLY, hours=int(hours), zone=zone)
+        case ["daily", at]:
+            return Schedule.daily(at, zone=zone)
+        case ["weekly", days, at]:
+            return Schedule.weekly(map(_weekday, filter(None, days.split(","))), at, zone=zone)
+    raise _bad(f"'{text}' is not a schedule", f"so an {words[0]} one is not written" if words[0] == "hourly"
+               else f"so a {words[0]} one is not written", example)  # fmt: skip
+
+
+def _weekday(text: str) -> Weekday:
+    try:
+        return parse_weekday(text)
+    except InvalidInputError as error:
+        near = nearest(text, WEEKDAYS)
+        do = f"did you mean '{near}'?" if near else "write it like sun"
+        raise _bad(error.message, "a weekly schedule names its days", do) from None
 
 
 def first_shown(day: date, at: time, zone: tzinfo) -> datetime:

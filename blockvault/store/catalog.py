@@ -1,4 +1,4 @@
-"""Records of a vault: points, marks and items, read through the catalog and brought up to the objects.
+"""Records of a vault: points, marks, items and policies, read through the catalog and brought up to the objects.
 
 The objects are the truth (D7b). A record is create-only, so a name that the catalog has seen never changes: bringing
 it up is one listing of each folder and reading what is new. What LMDB has is decoded when it is asked for: one record,
@@ -25,9 +25,10 @@ from blockvault.errors import (
 )
 from blockvault.failpoints import reach
 from blockvault.format import records
-from blockvault.format.envelope import Kind, seal_record, unseal_record, write_id_of
+from blockvault.format.envelope import Kind, damaged, seal_record, unseal_record, write_id_of
 from blockvault.ids import OriginId, random_name
 from blockvault.model import Item, Mark, MarkKind, Point, PointBrief, PointRef, PointState, VaultKeys, state_of
+from blockvault.policy.policies import PolicyRevision
 from blockvault.store.briefs import changed_blocks, read_blocks
 from blockvault.store.index import Index
 from blockvault.store.local import LocalStore
@@ -38,13 +39,20 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     Kind.CONFIG: ("config", "[0-9]{6}"),
     Kind.ORIGIN: ("origins", _HEX),
     Kind.ITEM: ("items", _HEX, "[0-9]{6}"),
+    Kind.POLICY: ("policies", "[A-Za-z][A-Za-z0-9-]{1,49}", "[0-9]{6}"),
     Kind.POINT: ("points", _HEX, "[0-9]{10}"),
     Kind.MARK: ("marks", _HEX, "[0-9]{10}", "[0-9]{6}"),
     Kind.INDEX: ("main/index", _HEX, "[0-9]{10}"),
     Kind.QUARANTINE: ("main/quarantine", _HEX, "0|[1-9][0-9]{0,6}|all"),
 }
+COPIED_KINDS = (Kind.MARK, Kind.POINT, Kind.ITEM, Kind.POLICY)  # LMDB has copies of these; marks are mended first
 MARK_TRIES = 20
 _UNMARKED = state_of([])  # most points have no marks, and each is asked often
+
+
+def folder_of(kind: Kind) -> str:
+    """The folder in which the records of a kind lie."""
+    return _NAMES[kind][0]
 
 
 def record_names(store: LocalStore, kind: Kind) -> list[str]:
@@ -112,10 +120,23 @@ def _decode_item(name: str, body: bytes, _tag: bytes) -> Item:
     return item
 
 
-_DECODERS: dict[Kind, Callable[[str, bytes, bytes], Point | Mark | Item]] = {
+def _decode_policy(name: str, body: bytes, _tag: bytes) -> PolicyRevision:
+    found = records.policy_from_body(name, records.decode(name, body, records.PolicyBody))
+    if policy_object(found.policy.name, found.policy.revision) != name:
+        raise CorruptionError("vault.object-damaged", name, why="its record names another policy")
+    return found
+
+
+def policy_object(name: str, revision: int) -> str:
+    """The object's name of a policy's revision."""
+    return f"policies/{name}/{revision:06d}"
+
+
+_DECODERS: dict[Kind, Callable[[str, bytes, bytes], Point | Mark | Item | PolicyRevision]] = {
     Kind.POINT: _decode_point,
     Kind.MARK: _decode_mark,
     Kind.ITEM: _decode_item,
+    Kind.POLICY: _decode_policy,
 }
 
 
@@ -137,12 +158,13 @@ class Catalog:
         self.damage: dict[str, DamagedRecord] = {}  # as met since the last look; `read_all` meets all
         self.copy_refused: DeviceError | None = None  # why LMDB could not be brought up, as of the last time
         self._names: dict[Kind, set[str]] = {kind: set() for kind in _DECODERS}  # what is there, as of the last look
-        self._decoded: dict[str, Point | Mark | Item] = {}  # what was read well, by name
+        self._decoded: dict[str, Point | Mark | Item | PolicyRevision] = {}  # what was read well, by name
         self._briefs: dict[str, PointBrief] | None = None  # by name of the record; None: nobody has asked yet
         self._mark_names: dict[PointRef, dict[int, str]] = {}
         self._marks: dict[PointRef, dict[int, Mark | None]] = {}  # by sequence; None: it cannot be read
         self._item_names: dict[str, list[str]] = {}  # newest first
         self._items: dict[str, Item] = {}
+        self._policy_names: dict[str, str] = {}  # of the newest revision, readable or not, by the policy's name
         self.refresh()
 
     # --- looking -----------------------------------------------------------------------------------------------
@@ -159,6 +181,7 @@ class Catalog:
             self._mark_names.setdefault(PointRef(OriginId(origin), int(number)), {})[int(sequence)] = name
         for name in sorted(self._names[Kind.ITEM], reverse=True):
             self._item_names.setdefault(name.split("/")[1], []).append(name)
+        self._policy_names = {name.split("/")[1]: name for name in sorted(self._names[Kind.POLICY])}
 
     def _look(self, kind: Kind) -> None:
         top = _NAMES[kind][0]
@@ -338,6 +361,50 @@ class Catalog:
                 known = self._items[item_id] = found
                 break
         return known
+
+    # --- policies ----------------------------------------------------------------------------------------------
+
+    def policies(self) -> list[PolicyRevision]:
+        """The newest revision of each policy that is not deleted and can be read, in order of name."""
+        self._read(Kind.POLICY, self._policy_names.values())
+        found = [self._decoded.get(name) for name in self._policy_names.values()]
+        there = [one for one in found if isinstance(one, PolicyRevision) and not one.deleted]
+        return sorted(there, key=lambda one: one.policy.name)
+
+    def policy(self, name: str) -> PolicyRevision | None:
+        """The newest revision of a policy, one that says it is deleted too; None if there is none.
+
+        An earlier one never stands in for a newest that cannot be read: its rules may expire what this one keeps.
+
+        Raises:
+            CorruptionError: it cannot be read (`vault.object-damaged`).
+        """
+        newest = self._policy_names.get(name)
+        if newest is None:
+            return None
+        self._read(Kind.POLICY, [newest])
+        found = self._decoded.get(newest)
+        if not isinstance(found, PolicyRevision):
+            raise damaged(newest, self.damage[newest].reason if newest in self.damage else "it is gone")
+        return found
+
+    def next_policy_revision(self, name: str) -> int:
+        """The number of the revision after the newest, readable or not."""
+        newest = self._policy_names.get(name)
+        return 0 if newest is None else int(newest.rpartition("/")[2]) + 1
+
+    def policy_names(self) -> list[str]:
+        """Names of all policies that ever were, deleted and unreadable ones too."""
+        return sorted(self._policy_names)
+
+    def put_policy(self, revision: PolicyRevision) -> None:
+        """Create a revision of a policy's record. Raises `AlreadyExistsError` where another writer was faster."""
+        name = policy_object(revision.policy.name, revision.policy.revision)
+        check_number(revision.policy.revision, 6, f"policies/{revision.policy.name}")
+        self._create(Kind.POLICY, name, records.encode(records.policy_to_body(revision)))
+        self._decoded[name] = revision
+        self._names[Kind.POLICY].add(name)
+        self._policy_names[revision.policy.name] = name
 
     def check_parent(self, ref: PointRef, digest: bytes) -> bool:
         """Whether a point's record is still there, the same, and a root (R8): of this point alone it is looked anew."""

@@ -2,8 +2,8 @@
 
 A record is created once and never changed, so an older state of a vault differs from a newer one by names that are
 missing. The host remembers names, not records: the numbers of the points of each origin, the newest mark of each point,
-the newest revision of each item and of the config. What vanished is told at every opening, until a job that told of it
-has ended with a point.
+the newest revision of each item, of each policy and of the config. What vanished is told at every opening, until a job
+that told of it has ended with a point.
 
 Invariants:
 - What was seen was there: the file is read before the vault is listed, so whatever another process of this host has
@@ -26,10 +26,11 @@ import msgspec
 from blockvault.errors import BlockVaultError
 from blockvault.format import records
 from blockvault.format.envelope import Kind, unseal_record
+from blockvault.ids import VAULT_NAME
 from blockvault.model import VaultKeys
 from blockvault.store.local import LocalStore
 
-ENTRIES_MAX = 4096  # of ranges of numbers, of marks and of items, each
+ENTRIES_MAX = 4096  # of ranges of numbers, of marks, of items and of policies, each
 TOLD_MAX = 6
 K = TypeVar("K", bound=Hashable)
 _HEX = re.compile(r"[0-9a-f]{32}\Z")
@@ -42,6 +43,7 @@ class Seen(msgspec.Struct, frozen=True):
     points: dict[str, list[tuple[int, int]]] = {}
     marks: dict[str, dict[int, int]] = {}  # origin -> number of the point -> sequence
     items: dict[str, int] = {}
+    policies: dict[str, int] = {}
 
 
 def _ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
@@ -91,7 +93,8 @@ def united(left: Seen, right: Seen) -> Seen:
         for origin in {*left.marks, *right.marks}
     }
     items = _higher(left.items, right.items)
-    return _bounded(Seen(max(left.config, right.config), points, marks, items))
+    policies = _higher(left.policies, right.policies)
+    return _bounded(Seen(max(left.config, right.config), points, marks, items, policies))
 
 
 def _higher(left: dict[K, int], right: dict[K, int]) -> dict[K, int]:
@@ -113,6 +116,7 @@ def _bounded(seen: Seen) -> Seen:
         {origin: sorted(points[origin]) for origin in sorted(points)},
         {origin: dict(sorted(kept_marks[origin].items())) for origin in sorted(kept_marks)},
         items,
+        dict(sorted(seen.policies.items())[-ENTRIES_MAX:]),
     )
 
 
@@ -134,12 +138,15 @@ class Watch:
             }
             marks[origin] = {number: newest for number, newest in found.items() if newest}
         items = {item: max(self._numbers(f"items/{item}", 6), default=-1) for item in self._names("items")}
+        named = [entry for entry in self._store.entries("policies") if VAULT_NAME.match(entry)]
+        policies = {policy: max(self._numbers(f"policies/{policy}", 6), default=-1) for policy in named}
         return _bounded(
             Seen(
                 max(self._numbers("config", 6), default=-1),
                 {origin: rows for origin, rows in points.items() if rows},
                 {origin: rows for origin, rows in marks.items() if rows},
                 {item: revision for item, revision in items.items() if revision >= 0},
+                {policy: revision for policy, revision in policies.items() if revision >= 0},
             )
         )
 
@@ -157,6 +164,9 @@ class Watch:
         for item, revision in before.items.items():
             if now.items.get(item, -1) < revision:
                 gone.append(f"items/{item}/{revision:06d}")
+        for policy, revision in before.policies.items():
+            if now.policies.get(policy, -1) < revision:
+                gone.append(f"policies/{policy}/{revision:06d}")
         for origin, rows in before.points.items():
             missing = _without(rows, now.points.get(origin, []))
             numbers = [number for first, last in missing for number in range(first, last + 1)]

@@ -40,6 +40,7 @@ LAYOUT = {  # section 2
     "CONF": r"config/[0-9]{6}",
     "ORIG": r"origins/[0-9a-f]{32}",
     "ITEM": r"items/[0-9a-f]{32}/[0-9]{6}",
+    "PLCY": r"policies/[A-Za-z][A-Za-z0-9-]{1,49}/[0-9]{6}",
     "PONT": r"points/[0-9a-f]{32}/[0-9]{10}",
     "MARK": r"marks/[0-9a-f]{32}/[0-9]{10}/[0-9]{6}",
     "PACK": r"main/packs/[0-9a-f]{2}/[0-9a-f]{32}\.[0-9]+-[0-9a-f]{8}",
@@ -111,11 +112,16 @@ SIZE, NUMBER, STRING = whole(0), whole(1), text(".*")
 HEX16 = text("[0-9a-f]{32}")
 MOMENT = text(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 ITEM_NAME, DISK_NAME = text("[A-Za-z][A-Za-z0-9-]{0,79}"), text("[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+KEEP = nullable(whole(1, 36_500))
 REF = fields({"origin": HEX16, "number": NUMBER, "digest": HEX16})
 LAYER_REF = fields({"name": HEX16, "tag": HEX16, "pieces": SIZE})
 DISK = fields(
     {"name": DISK_NAME, "path": STRING, "size": SIZE, "chunk_size": is_chunk_size, "layers": array(LAYER_REF, 16)}
 )
+CLOCK, DAY = "([01][0-9]|2[0-3]):[0-5][0-9]", "(mon|tue|wed|thu|fri|sat|sun)"
+WEEKDAY = "(mon|tues|wednes|thurs|fri|satur|sun)"
+MONTH = "(january|february|march|april|may|june|july|august|september|october|november|december)"
+MONTH_DAY = f"(first|second|third|fourth|last) {WEEKDAY}day|day ([1-9]|1[0-9]|2[0-8])|last day"
 COUNTS = ("read_bytes", "changed_bytes", "unique_bytes", "stored_bytes", "sent_bytes", "changed_chunks")
 RECORDS = {
     "PONT": fields(
@@ -159,6 +165,31 @@ RECORDS = {
             "policy": text("([A-Za-z][A-Za-z0-9-]{0,79})?"),
             "protection": text("none|protected|stopped"),
             "group": text("([A-Za-z][A-Za-z0-9-]{0,79})?"),
+        },
+    ),
+    "PLCY": fields(
+        {
+            "name": text("[A-Za-z][A-Za-z0-9-]{1,49}"),
+            "revision": SIZE,
+            "changed": MOMENT,
+            "schedule": text(rf"hourly (1|2|4|6|8|12)|daily {CLOCK}|weekly {DAY}(,{DAY})* {CLOCK}"),
+            "zone": STRING,
+            "retention_zone": STRING,
+        },
+        {
+            **dict.fromkeys(("keep_last", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly"), KEEP),
+            "weekly_on": nullable(text(f"{WEEKDAY}day")),
+            "monthly_on": nullable(text(MONTH_DAY)),
+            "yearly_on": nullable(text(f"({MONTH_DAY}) of {MONTH}")),
+            "snapshot_days": whole(1, 30),
+            "window_seconds": whole(0, 86_399),
+            "consistency": text("none|crash|fs|app"),
+            "on_hook_failure": text("warn|fail"),
+            "retries": whole(0, 100),
+            "comment": STRING,
+            "by": STRING,
+            "note": STRING,
+            "deleted": lambda value: isinstance(value, bool),
         },
     ),
     "CONF": fields(

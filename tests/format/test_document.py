@@ -42,6 +42,7 @@ EXAMPLES: dict[str, Any] = {
     "integer": 16_384,
     "integer or null": 5,
     "string": "x",
+    "boolean": True,
     "moment": "2026-11-20T02:00:00.000000Z",
     "moment or null": None,
     "string or null": None,
@@ -65,6 +66,7 @@ BODIES = {
     "PointBody": records.PointBody,
     "MarkBody": records.MarkBody,
     "ItemBody": records.ItemBody,
+    "PolicyBody": records.PolicyBody,
     "ConfigBody": records.ConfigBody,
     "OriginBody": records.OriginBody,
     "LeaseBody": records.LeaseBody,
@@ -111,6 +113,9 @@ def test_a_record_takes_what_the_table_says_and_no_other_type(name: str) -> None
             "revision": 0,
             "soft_delete_days": 14,
             "protection": "none",
+            "snapshot_days": 5,
+            "on_hook_failure": "fail",
+            "retries": 4,
         }
     )
     if name == "PointBody":
@@ -196,6 +201,7 @@ def test_every_object_of_a_vault_fits_one_line_of_the_layout(make_site: Callable
     site.vault._session.catalog.put_mark(PointRef(OriginId(site.vault.origin), result.number), mark)
     site.vault._session.quarantine.note(bytes(16), 7, "an example")
     site.vault._session.quarantine.note(bytes(16), None, "an example")
+    site.vault.assign_policy(["disk"], "default")
     look(site)
     told = {row["name"] for row in table("layout")}
     assert met | {"condemned", "round", "reclaim lock", "scratch"} == told
@@ -204,6 +210,7 @@ def test_every_object_of_a_vault_fits_one_line_of_the_layout(make_site: Callable
 def test_objects_open_under_their_names_and_kinds_alone(site: Site) -> None:
     """The kind in the layout is the one in the head, and a record renamed is refused."""
     site.take(site.image(size=1 << 20))
+    site.vault.assign_policy(["disk"], "default")
     opened = site.vault._session
     opened.quarantine.note(bytes(16), 7, "an example")
     by_name = {row["name"]: plain(row["kind"]) for row in table("layout")}
@@ -218,11 +225,11 @@ def test_objects_open_under_their_names_and_kinds_alone(site: Site) -> None:
             data = path.read_bytes()
             assert data[:8] == b"BVLT" + by_name[what].encode()
             open_sealer(opened.keys, Kind(by_name[what]), full, data[:64])
-            if what in ("config", "origin", "item", "point", "index segment", "quarantine"):
+            if what in ("config", "origin", "item", "policy", "point", "index segment", "quarantine"):
                 _, digest = unseal_record(opened.keys, Kind(by_name[what]), full, data)
                 assert digest == data[-40:-24]
                 checked.add(what)
-    assert checked == {"config", "origin", "item", "point", "index segment", "quarantine"}
+    assert checked == {"config", "origin", "item", "policy", "point", "index segment", "quarantine"}
 
 
 def test_a_packs_folder_is_its_last_two_digits() -> None:

@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 from blockvault.ids import OriginId
 from blockvault.model import PointRef
 from blockvault.policy import Decision, RetentionPoint, RetentionRules, plan
+from blockvault.policy.periods import Weekday
+from blockvault.policy.selection import parse_month_day, parse_year_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -81,7 +83,11 @@ class History:
 def render(history: History) -> str:
     """The golden file of a history."""
     made = plan(history.points, history.rules, history.now)
-    counts = [f"{name.removeprefix('keep_')} {count}" for name, count in history.rules.counts() if count is not None]
+    counts = [
+        f"{name.removeprefix('keep_')} {count}{_on(history.rules, name)}"
+        for name, count in history.rules.counts()
+        if count is not None
+    ]
     lines = [
         f"# {history.why}",
         f"rules   {', '.join(counts) or 'none'}; cut in {history.rules.zone}",
@@ -98,6 +104,11 @@ def render(history: History) -> str:
         for piece in pieces:
             lines.append(f"{'keep  ' if keep else 'expire'}  {_span(piece, history.rules.zone)}  {text}")
     return "\n".join(lines) + "\n"
+
+
+def _on(rules: RetentionRules, rule: str) -> str:
+    chosen = getattr(rules, f"{rule.removeprefix('keep_')}_on", None)
+    return "" if chosen is None else f" on {chosen.name.lower() if isinstance(chosen, Weekday) else chosen}"
 
 
 def _span(decisions: list[Decision], zone: str) -> str:
@@ -363,5 +374,93 @@ def histories() -> list[History]:
             ],
             RetentionRules(keep_last=4, keep_daily=3),
             utc("2026-11-20 02:00:01"),
+        ),
+        History(
+            "azure-ten-years",
+            "each day at 02:00 in Berlin for ten years: 30 days, Sundays, first Sundays, first Sundays of January",
+            numbered(at(berlin, "02:00", "2016-01-01", "2025-12-31")),
+            RetentionRules(
+                keep_daily=30,
+                keep_weekly=12,
+                keep_monthly=60,
+                keep_yearly=10,
+                zone=berlin,
+                weekly_on=Weekday.SUNDAY,
+                monthly_on=parse_month_day("first sunday"),
+                yearly_on=parse_year_day("first sunday of january"),
+            ),
+            utc("2026-01-01 00:00"),
+        ),
+        History(
+            "chosen-days-with-gaps",
+            "twice a day; off on chosen days and whole weeks: the next day that has a point stands in for them, or, "
+            "where none follows in the period, its newest point",
+            numbered(
+                without(
+                    every(12 * HOUR, "2026-01-01 06:00", "2026-06-10 18:00"),
+                    ("2026-02-15 00:00", "2026-02-17 12:00"),  # day 15, and the Monday after
+                    ("2026-03-15 00:00", "2026-04-01 00:00"),  # from day 15 to the end of the month
+                    ("2026-05-06 00:00", "2026-05-11 00:00"),  # from a Wednesday to the end of the week
+                )
+            ),
+            RetentionRules(
+                keep_weekly=20, keep_monthly=12, weekly_on=Weekday.WEDNESDAY, monthly_on=parse_month_day("day 15")
+            ),
+            utc("2026-06-10 19:00"),
+        ),
+        History(
+            "chosen-day-to-come",
+            "asked before the chosen days of this week, month and year have come: their newest point until then",
+            numbered(at("UTC", "02:00", "2026-10-01", "2026-11-18")),
+            RetentionRules(
+                keep_weekly=3,
+                keep_monthly=2,
+                keep_yearly=2,
+                weekly_on=Weekday.FRIDAY,
+                monthly_on=parse_month_day("last friday"),
+                yearly_on=parse_year_day("last day of december"),
+            ),
+            utc("2026-11-18 12:00"),
+        ),
+        History(
+            "chosen-days-are-past",
+            "the newest point is none of a chosen day and no rule keeps it: it is kept all the same until the next",
+            numbered(at("UTC", "02:00", "2026-10-01", "2026-11-18")),
+            RetentionRules(
+                keep_weekly=3, keep_monthly=2, weekly_on=Weekday.MONDAY, monthly_on=parse_month_day("day 1")
+            ),
+            utc("2026-11-18 12:00"),
+        ),
+        History(
+            "chosen-day-that-was-left-out",
+            "Fridays in Apia, where 2011-12-30 was to be one and never was: the Saturday stands in",
+            numbered(every(6 * HOUR, "2011-12-12 04:00", "2012-01-10 16:00")),
+            RetentionRules(keep_weekly=6, weekly_on=Weekday.FRIDAY, zone="Pacific/Apia"),
+            utc("2012-01-10 16:00"),
+        ),
+        History(
+            "chosen-day-that-began-twice",
+            "every 10 minutes while clocks in St. John's go back from 00:01 of 1 November to 23:01 of 31 October",
+            numbered(every(10 * MINUTE, "2009-10-31 01:00", "2009-11-01 06:00")),
+            RetentionRules(
+                keep_weekly=2,
+                keep_monthly=2,
+                zone="America/St_Johns",
+                weekly_on=Weekday.SATURDAY,
+                monthly_on=parse_month_day("last day"),
+            ),
+            utc("2009-11-01 06:00"),
+        ),
+        History(
+            "chosen-day-in-week-53",
+            "Saturdays over the end of 2026, whose week 53 ends on Sunday 2027-01-03",
+            numbered(at("UTC", "12:00", "2026-12-10", "2027-01-20")),
+            RetentionRules(
+                keep_weekly=6,
+                keep_yearly=2,
+                weekly_on=Weekday.SATURDAY,
+                yearly_on=parse_year_day("last saturday of december"),
+            ),
+            utc("2027-01-20 13:00"),
         ),
     ]

@@ -20,6 +20,8 @@ from policy_schedules import HOST, OTHER_HOST, utc
 from blockvault.errors import InvalidInputError
 from blockvault.model import PointRef
 from blockvault.policy import ReasonKind, RetentionPoint, RetentionRules, plan
+from blockvault.policy.periods import Weekday
+from blockvault.policy.selection import LAST, MonthDay, YearDay
 
 if TYPE_CHECKING:
     from blockvault.policy import RetentionPlan
@@ -46,6 +48,7 @@ ODD_MOMENTS = [  # zone, and a moment in it at which something happens
     ("Pacific/Kwajalein", "1993-08-21 12:00"),
     ("America/St_Johns", "2010-11-07 02:31"),
     ("America/St_Johns", "2006-10-29 02:31"),
+    ("America/St_Johns", "2009-11-01 02:31"),  # over midnight and over the end of a month
     ("America/Sao_Paulo", "2018-02-18 02:00"),
     ("America/Sao_Paulo", "2018-11-04 03:00"),
     ("Africa/Casablanca", "2026-02-15 02:00"),
@@ -56,7 +59,16 @@ ODD_MOMENTS = [  # zone, and a moment in it at which something happens
 UNITS = [timedelta(microseconds=1), *(timedelta(minutes=n) for n in (15, 60, 360)), *map(timedelta, (1, 7, 31, 366))]
 spans = st.builds(lambda unit, count: unit * count, st.sampled_from(UNITS), st.integers(-4, 4))
 counts = st.none() | st.integers(1, 4)
-rule_sets = st.fixed_dictionaries(dict.fromkeys(RULES, counts))
+month_days = st.builds(MonthDay, st.sampled_from([1, 2, 7, 15, 28, LAST])) | st.builds(
+    MonthDay, st.sampled_from([1, 2, 3, 4, LAST]), st.sampled_from(Weekday)
+)
+year_days = st.builds(YearDay, st.sampled_from([1, 2, 3, 10, 11, 12]), month_days)
+chosen_days = {
+    "weekly_on": st.none() | st.sampled_from(Weekday),
+    "monthly_on": st.none() | month_days,
+    "yearly_on": st.none() | year_days,
+}
+rule_sets = st.fixed_dictionaries({**dict.fromkeys(RULES, counts), **chosen_days})
 
 
 @st.composite
@@ -113,7 +125,7 @@ def test_more_generous_rules_never_keep_fewer(
 ) -> None:
     points, rules, now = history
     assume(not rules.is_empty)  # no rules keep all: the first one given may keep fewer
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {on: getattr(rules, on) for on in chosen_days}
     for rule in RULES:
         count = getattr(rules, rule)
         more[rule] = data.draw(counts if count is None else st.integers(count, count + 4))
@@ -203,14 +215,19 @@ def test_each_rule_keeps_what_it_promises_and_no_more(
 
 @settings(deadline=None)
 @given(histories())
-def test_every_rule_keeps_the_newest(history: tuple[list[RetentionPoint], RetentionRules, datetime]) -> None:
+def test_the_newest_is_always_kept(
+    history: tuple[list[RetentionPoint], RetentionRules, datetime],
+) -> None:
     points, rules, now = history
     made = plan(points, rules, now)
     ordinary = [each for each in made.decisions if each.point.retain_until is None and each.point.taken <= now]
     assume(ordinary)
     kinds = {reason.kind.value for reason in ordinary[0].reasons}
-    assert kinds >= {rule.removeprefix("keep_") for rule, count in rules.counts() if count is not None}
+    named = {rule.removesuffix("_on") for rule in chosen_days if getattr(rules, rule) is not None}
+    given = {rule.removeprefix("keep_") for rule, count in rules.counts() if count is not None}
+    assert kinds >= given - named  # a rule that names a day keeps the newest of its period until then
     assert ordinary[0].keep
+    assert ("newest" in kinds) == (bool(given) and kinds.isdisjoint(given))
     assert not made.expires_all
 
 

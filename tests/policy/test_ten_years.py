@@ -12,6 +12,8 @@ from policy_schedules import HOST
 
 from blockvault.model import PointRef
 from blockvault.policy import RetentionPoint, RetentionRules, plan
+from blockvault.policy.periods import Weekday
+from blockvault.policy.selection import parse_month_day, parse_year_day
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAY = timedelta(days=1)
@@ -95,3 +97,33 @@ def test_a_month_off_costs_nothing() -> None:
         taken = datetime(2026, 11, 1 + n, 2, tzinfo=UTC)
         alive = plan([*alive, RetentionPoint(PointRef(HOST, 31 + n), taken)], rules, taken).kept
         assert [point.number for point in alive] == [*range(31 + n, 21 + n, -1)]
+
+
+def test_chosen_days_lived_day_by_day() -> None:
+    """Azure's scheme for three years with an expiry each evening: exactly what one expiry at the end would leave."""
+    rules = RetentionRules(
+        keep_daily=30,
+        keep_weekly=12,
+        keep_monthly=12,
+        keep_yearly=5,
+        zone="Europe/Berlin",
+        weekly_on=Weekday.SUNDAY,
+        monthly_on=parse_month_day("first sunday"),
+        yearly_on=parse_year_day("first sunday of january"),
+    )
+    days = [date(2023, 1, 1) + n * DAY for n in range(3 * 365 + 1)]
+    points = [RetentionPoint(PointRef(HOST, n), moment(day, 2, 30)) for n, day in enumerate(days, 1) if day not in OFF]
+    alive: tuple[RetentionPoint, ...] = ()
+    for point in points:
+        alive = plan((*alive, point), rules, point.taken + timedelta(hours=12)).kept
+    left = {point.taken for point in alive}
+    assert left == {point.taken for point in plan(points, rules, points[-1].taken).kept}
+
+    on = {day for day in days if day not in OFF}
+    daily = set(sorted(on)[-30:])
+    # the week that goes on has no Sunday yet; of 14 December, which was off, there is the Saturday
+    weekly = {date(2025, 12, 31), date(2025, 12, 13)} | {date(2025, 12, 28) - 7 * n * DAY for n in range(11)}
+    weekly -= {date(2025, 12, 14)}
+    monthly = {date(2025, month, 1) + (6 - date(2025, month, 1).weekday()) * DAY for month in range(1, 13)}
+    yearly = {date(2023, 1, 1), date(2024, 1, 7), date(2025, 1, 5)}
+    assert left == {moment(day, 2, 30) for day in daily | weekly | monthly | yearly}
