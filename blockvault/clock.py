@@ -61,6 +61,13 @@ def until(text: str, now: datetime) -> datetime:
     return moment
 
 
+def since(text: str, now: datetime) -> datetime:
+    """`7d` before `now`, or a date: the moment from which on something counts."""
+    if text and text[-1] in "smhdwy" and text[:-1].strip().isdigit():
+        return now - timedelta(seconds=parse_span(text))
+    return from_text(text)
+
+
 def age(moment: datetime, now: datetime) -> str:
     """`3 min`, `5 h`, `12 d`: how long ago, coarsely."""
     seconds = max(0, int((now - moment).total_seconds()))

@@ -42,19 +42,33 @@ class Monitor:
         self.cancelled = threading.Event()
         self.signal_number: int | None = None
         self._tokens: list[Cancellable] = []
+        self.phase_name = ""
+        self.total_bytes = 0  # of all phases of this name so far, as is `done_bytes`
+        self.done_bytes = 0
 
     def phase(self, name: str, total_bytes: int) -> None:
         """A phase begins (`Capture`, `Transfer`, `Restore`, `Verify`, ...), with the bytes that it will go over."""
+        with self._lock:
+            if name != self.phase_name:
+                self.phase_name, self.total_bytes, self.done_bytes = name, 0, 0
+            self.total_bytes += total_bytes
         self.on_phase(name, total_bytes)
 
     def advance(self, byte_count: int) -> None:
         """The current phase went over `byte_count` more bytes of its total."""
+        with self._lock:
+            self.done_bytes += byte_count
         self.on_advance(byte_count)
 
     def count(self, counter: str, amount: int = 1) -> None:
         """Add to a counter of work done: `read_bytes`, `chunks_identified`, `pack_commits`, ..."""
         with self._lock:
             self.counters[counter] += amount
+
+    def sent(self, byte_count: int) -> None:
+        """So many bytes of blocks went to the vault; a reader that limits the rate lets the caller wait here."""
+        self.count("sent_bytes", byte_count)
+        self.on_sent(byte_count)
 
     def warn(self, kind: str, message: str) -> None:
         """Tell the user of something that does not stop the work but leaves it less than whole."""
@@ -93,6 +107,9 @@ class Monitor:
         """Hook of readers."""
 
     def on_advance(self, byte_count: int) -> None:
+        """Hook of readers."""
+
+    def on_sent(self, byte_count: int) -> None:
         """Hook of readers."""
 
     def on_message(self, level: str, message: str) -> None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
 from blockvault.clock import from_text, utc_now
-from blockvault.config import DEFAULT_VAULT, default_state_dir, default_vault, load_settings, vault_path
+from blockvault.config import DEFAULT_VAULT, configured_vaults, default_state_dir, default_vault, vault_path
 from blockvault.engine.backup import Backup
 from blockvault.engine.changed_blocks import off_reason
 from blockvault.engine.check import Check
@@ -45,6 +45,7 @@ from blockvault.model import (
     DryRunResult,
     Item,
     MarkKind,
+    Phase2,
     PointInfo,
     PointRef,
     PointState,
@@ -134,7 +135,7 @@ class Vault:
         check_chunk_size(chunk_size)
         name = os.path.basename(name_or_path.rstrip("/")) if "/" in name_or_path else name_or_path
         check_vault_name(name)
-        configured = vault_path(name_or_path, state_dir)
+        configured = vault_path(name_or_path, state)
         place = os.path.abspath(path) if path else configured
         registered = os.path.join(state, "vaults", name)
         if path and "/" not in name_or_path and configured not in (place, registered):
@@ -176,7 +177,7 @@ class Vault:
         """
         state = os.path.abspath(state_dir) if state_dir else default_state_dir()
         wanted = name_or_path or default_vault()
-        place = vault_path(wanted, state_dir)
+        place = vault_path(wanted, state)
         folder = open_folder(place, secret)
         name = wanted if "/" not in wanted else folder.config.name
         return cls(Session(folder, name=name, state_dir=state, now=now or utc_now(), created_now=False))
@@ -210,8 +211,7 @@ class Vault:
         top = os.path.join(state, "vaults")
         names = {name for name in os.listdir(top) if not name.startswith(".")} if os.path.isdir(top) else set()
         places = {name: os.path.join(top, name) for name in names}
-        if state_dir is None:
-            places.update({name: vault.path for name, vault in load_settings().vaults.items() if vault.path})
+        places.update(configured_vaults(state))
         found = []
         for name in sorted(places):
             path = os.path.realpath(places[name])
@@ -437,6 +437,8 @@ class Vault:
         level: int = 1,
         now: datetime | None = None,
         monitor: Monitor | None = None,
+        on_number: Callable[[Item, int], None] | None = None,
+        on_captured: Callable[[], None] | None = None,
     ) -> SnapshotResult:
         """Take a recovery point: capture a snapshot, then transfer the churn to the vault.
 
@@ -454,6 +456,8 @@ class Vault:
             level: zstd level, 1 to 19.
             now: the moment of the point; None: the system's clock.
             monitor: told of progress and warnings.
+            on_number: called when the item is known and the point has its number.
+            on_captured: called when the snapshot is made, before it is transferred.
 
         Raises:
             DeviceError: an image cannot be read (`image.*`), or space ran out (`store.no-space`).
@@ -464,7 +468,7 @@ class Vault:
             targets=targets,
             name=name,
             keep=keep,
-            snapshot_only=snapshot_only,
+            phase2=Phase2.LATER if snapshot_only else Phase2.NOW,
             full=full,
             consistency=consistency,
             tags=tags or {},
@@ -472,7 +476,7 @@ class Vault:
             retain_until=retain_until,
             level=level,
         )
-        return self._backup.snapshot(request, now=now, monitor=monitor)
+        return self._backup.snapshot(request, now=now, monitor=monitor, on_number=on_number, on_captured=on_captured)
 
     def plan_snapshot(
         self, targets: list[str], *, name: str | None = None, full: bool = False, monitor: Monitor | None = None
@@ -480,17 +484,50 @@ class Vault:
         """What `snapshot` would read and find changed, read from the live image; nothing is written."""
         return self._backup.plan_snapshot(targets, name=name, full=full, monitor=monitor)
 
+    def capture(
+        self,
+        item: str,
+        *,
+        tags: dict[str, str] | None = None,
+        comment: str = "",
+        retain_until: datetime | None = None,
+        now: datetime | None = None,
+        monitor: Monitor | None = None,
+    ) -> SnapshotResult:
+        """Phase 1 of a backup of an item; `transfer` is phase 2.
+
+        Where no snapshot can be kept the point goes into the vault at once: `tier` of the result says which it was.
+
+        Args and errors: as `snapshot`.
+        """
+        known = self._items.get(item)  # by its disks: a file of the item's name may lie in this folder
+        request = SnapshotRequest(
+            targets=[disk.path for disk in known.disks],
+            name=known.name,
+            phase2=Phase2.LATER_IF_KEPT,
+            tags=tags or {},
+            comment=comment,
+            retain_until=retain_until,
+        )
+        return self._backup.snapshot(request, now=now, monitor=monitor)
+
     def transfer(
-        self, item: str | None = None, *, level: int = 1, monitor: Monitor | None = None
+        self,
+        item: str | None = None,
+        *,
+        number: int | None = None,
+        level: int = 1,
+        monitor: Monitor | None = None,
     ) -> list[SnapshotResult]:
         """Run phase 2 for snapshots that still wait, oldest first.
 
         Args:
             item: only this item's; None: all.
+            number: only that of this point.
             level: zstd level.
             monitor: told of progress and warnings.
         """
-        return self._backup.transfer(item, level=level, monitor=monitor)
+        return self._backup.transfer(item, number=number, level=level, monitor=monitor)
 
     def points(self, item: str | None = None, *, deleted: bool = False) -> list[PointInfo]:
         """All points, from the vault and the snapshot tier, in order of number; or those of one item.

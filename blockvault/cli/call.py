@@ -102,18 +102,14 @@ class Call:
 
     def secret(self, vault_name: str | None = None) -> Secret | None:
         """What `--key-file` and the environment give, for the vault that is meant or for another."""
-        from blockvault.cli.passphrase import secret_from_environment
+        from blockvault.credentials import secret_from_environment
 
-        name = vault_name or self.vault_name
-        found = secret_from_environment(self.key_file, name)
-        if found is None:
-            key_file = self.settings.vault(name).key_file
-            found = secret_from_environment(key_file, name) if key_file else None
-        return found
+        return secret_from_environment(self.key_file, vault_name or self.vault_name)
 
     def new_secret(self, key_file: str | None) -> Secret:
         """The further secret of a vault: a key file, what the environment gives for it, or asked for twice."""
-        from blockvault.cli.passphrase import ask_secret, secret_from_environment
+        from blockvault.cli.passphrase import ask_secret
+        from blockvault.credentials import secret_from_environment
 
         found = secret_from_environment(key_file, self.vault_name, new=True)
         return found or ask_secret(self.vault_name, new=True, further=True)

@@ -1,57 +1,12 @@
-"""Where a secret may come from. Never the command line: other users of the machine can read it there.
-
-In this order, and the first that is there decides:
-
-1. a key file that an option names (`--key-file`, `--new-key-file`)
-2. BLOCKVAULT_PASSWORD            the passphrase itself
-3. BLOCKVAULT_PASSWORD_FILE       a file; its first line is the passphrase
-4. BLOCKVAULT_PASSWORD_COMMAND    a program; the first line that it prints is the passphrase
-5. $CREDENTIALS_DIRECTORY/blockvault.NAME.password, then blockvault.password    what systemd's LoadCredential= gives
-   a service, for the vault of that name and for any
-6. the key file that the configuration names for the vault, `key_file` of `[vault.NAME]`
-7. a prompt on a terminal
-
-A new secret for a vault that has one already comes from the same places under the names BLOCKVAULT_NEW_PASSWORD... and
-blockvault.NAME.new-password, blockvault.new-password.
-
-No message shows a secret, or the command that prints one.
-"""
+"""Asking for a passphrase on a terminal, where nothing else gives it (`credentials.py`)."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 import sys
 
-from blockvault.errors import DeviceError, InvalidInputError, WrongKeyError
+from blockvault.credentials import help_of, variable_of
+from blockvault.errors import WrongKeyError
 from blockvault.model import Secret
-
-KEY_FILE_BYTES_MAX = 64 << 20
-PASSPHRASE_BYTES_MAX = 64 << 10
-
-
-def secret_from_environment(key_file: str | None, vault_name: str, *, new: bool = False) -> Secret | None:
-    """What the environment and the option for a key file give; None if nothing.
-
-    Args:
-        key_file: what the option names.
-        vault_name: the vault's name, or its folder.
-        new: the further secret of a vault that is opened with another.
-    """
-    variable = _variable(new)
-    if key_file is not None:
-        return Secret(key_file=_read_file(key_file, "the key file", KEY_FILE_BYTES_MAX))
-    if variable in os.environ:
-        return Secret(passphrase=_not_empty(os.environb[variable.encode()], f"{variable} is empty", variable))
-    path = os.environ.get(f"{variable}_FILE")
-    if path:
-        return _from_file(path, variable)
-    command = os.environ.get(f"{variable}_COMMAND")
-    if command:
-        return Secret(passphrase=_from_command(command, variable))
-    credential = _credential(vault_name, "new-password" if new else "password")
-    return None if credential is None else _from_file(credential, variable)
 
 
 def can_ask() -> bool:
@@ -69,7 +24,7 @@ def ask_secret(vault_name: str, *, new: bool, further: bool = False) -> Secret:
             "key.missing",
             f"no {noun} for the vault '{vault_name}'",
             why="none is in the environment and there is no terminal to ask on",
-            do=_help(_variable(further)),
+            do=help_of(variable_of(further)),
         )
     text: str = click.prompt(
         f"{'New passphrase' if further else 'Passphrase'} for the vault '{vault_name}'",
@@ -78,68 +33,3 @@ def ask_secret(vault_name: str, *, new: bool, further: bool = False) -> Secret:
         confirmation_prompt="The same again" if new else False,
     )
     return Secret(passphrase=text.encode("utf-8", "surrogateescape"))
-
-
-def _variable(new: bool) -> str:
-    return "BLOCKVAULT_NEW_PASSWORD" if new else "BLOCKVAULT_PASSWORD"
-
-
-def _help(variable: str) -> str:
-    return f"set {variable}, {variable}_FILE or {variable}_COMMAND, or run on a terminal to be asked"
-
-
-def _credential(vault_name: str, what: str) -> str | None:
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not folder:
-        return None
-    name = os.path.basename(os.path.normpath(vault_name))
-    for file in (f"blockvault.{name}.{what}", f"blockvault.{what}"):
-        path = os.path.join(folder, file)
-        if os.path.exists(path):
-            return path
-    return None
-
-
-def _from_file(path: str, variable: str) -> Secret:
-    line = _first_line(_read_file(path, "the passphrase file", PASSPHRASE_BYTES_MAX))
-    return Secret(passphrase=_not_empty(line, f"the first line of {path} is empty", variable))
-
-
-def _from_command(command: str, variable: str) -> bytes:
-    kind, do = "input.passphrase-command", f"run what {variable}_COMMAND says by hand and see"
-    try:
-        done = subprocess.run(shlex.split(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
-    except (OSError, IndexError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no command line"
-        raise DeviceError(kind, f"{variable}_COMMAND could not be run", why=why, do=do) from None
-    if done.returncode:
-        why = f"it ended with exit code {done.returncode}"
-        raise DeviceError(kind, f"{variable}_COMMAND failed", why=why, do=do)
-    return _not_empty(_first_line(done.stdout), f"{variable}_COMMAND printed nothing", variable)
-
-
-def _first_line(data: bytes) -> bytes:
-    return data.split(b"\n", 1)[0].rstrip(b"\r")
-
-
-def _read_file(path: str, noun: str, most: int) -> bytes:
-    try:
-        with open(path, "rb") as stream:
-            data = stream.read(most + 1)
-    except OSError as error:
-        raise InvalidInputError(
-            "input.key-file",
-            f"{noun} {path} cannot be read",
-            why=error.strerror,
-            do="check the path and its rights",
-        ) from None
-    if len(data) > most:
-        why = f"it has more than {most} bytes"
-        raise InvalidInputError("input.key-file", f"{noun} {path} is too large", why=why, do="check the path")
-    return data
-
-
-def _not_empty(passphrase: bytes, complaint: str, variable: str) -> bytes:
-    if not passphrase:
-        raise InvalidInputError("input.passphrase-empty", complaint, do=_help(variable))
-    return passphrase

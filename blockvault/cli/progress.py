@@ -153,7 +153,7 @@ class BarMonitor(QuietMonitor):
     def begin(self, phase: Phase) -> None:
         """Another bar below those that are there; a phase that comes again (the next disk) goes on in its own."""
         if self._bars is None:
-            self._bars = _make_bars(self.output)
+            self._bars = make_bars(self.output)
             self._bars.start()
         if phase.name not in self._tasks:
             self._tasks[phase.name] = self._bars.add_task(phase.name, total=max(1, phase.total_bytes), note="")
@@ -201,7 +201,8 @@ def progress_line(phase: Phase) -> str:
     return ", ".join(parts)
 
 
-def _make_bars(output: Output) -> Any:
+def make_bars(output: Output) -> Any:
+    """Bars on standard error; each task has a field `note`."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 

@@ -8,7 +8,7 @@ or `BLOCKVAULT_CONFIG` names, the user's file, the system's files, what is built
 files, `settings` says what there is to set, `kinds` what a value may be, `lines` where it stands in its file.
 
 Importing this costs nothing; the rest loads when a setting is asked for, and TOML is parsed only where there is a file.
-A caller that names a state folder itself has a world of its own: the configuration moves none of its vaults.
+A caller that names another state folder has a world of its own: the configuration moves none of its vaults.
 """
 
 from __future__ import annotations
@@ -65,15 +65,22 @@ def vault_path(name_or_path: str, state_dir: str | None = None) -> str:
 
     Args:
         name_or_path: as `--vault` takes it.
-        state_dir: a state folder that was named; the configuration then says nothing of where its vaults lie.
+        state_dir: a state folder that was named. Where it is not that of this host, as the configuration has it, the
+            configuration says nothing of where its vaults lie.
     """
     if "/" in name_or_path:
         return os.path.abspath(name_or_path)
     check_vault_name(name_or_path)
-    if state_dir is None:
-        settings = load_settings()
-        state_dir = settings.general.state_dir
-        configured = settings.vault(name_or_path).path
-        if configured:
-            return configured
-    return os.path.join(state_dir, "vaults", name_or_path)
+    settings = load_settings()
+    configured = settings.vault(name_or_path).path
+    if configured and state_dir in (None, settings.general.state_dir):
+        return configured
+    return os.path.join(state_dir or settings.general.state_dir, "vaults", name_or_path)
+
+
+def configured_vaults(state_dir: str) -> dict[str, str]:
+    """The vaults, name -> folder, that the configuration places; none for a state folder that is not this host's."""
+    settings = load_settings()
+    if state_dir != settings.general.state_dir:
+        return {}
+    return {name: vault.path for name, vault in settings.vaults.items() if vault.path}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from blockvault.clock import utc_now
@@ -37,6 +38,7 @@ from blockvault.model import (
     Consistency,
     DryRunResult,
     Item,
+    Phase2,
     Point,
     PointRef,
     PointStatistics,
@@ -56,7 +58,15 @@ class Backup:
         self._items = items
         self._transferring = Transferring(session)
 
-    def snapshot(self, request: SnapshotRequest, *, now: datetime | None, monitor: Monitor | None) -> SnapshotResult:
+    def snapshot(
+        self,
+        request: SnapshotRequest,
+        *,
+        now: datetime | None,
+        monitor: Monitor | None,
+        on_number: Callable[[Item, int], None] | None = None,
+        on_captured: Callable[[], None] | None = None,
+    ) -> SnapshotResult:
         """See `Vault.snapshot`."""
         monitor = monitor or Monitor()
         begun = time.monotonic()
@@ -91,6 +101,8 @@ class Backup:
                 number = self._session.host.allocate_number(
                     max(self._session.catalog.newest_numbers().values(), default=0)
                 )
+                if on_number is not None:
+                    on_number(item, number)
                 blank = self._blank_point(item, number, moment, request)
                 before = [source.state() for source in sources]
                 if request.keep and self._items.snapshot_days(item) > 0:
@@ -102,7 +114,9 @@ class Backup:
                     # Without a snapshot the live image is the source: nobody else may capture meanwhile.
                     with self._session.item_lock(item, "transfer"):
                         point = self._transfer_live(item, blank, sources, before, request, monitor)
-            if record is not None and not request.snapshot_only:
+            if record is not None and request.phase2 is Phase2.NOW:
+                if on_captured is not None:
+                    on_captured()
                 point = self._transfer_record(
                     record, full=request.full, level=request.level, monitor=monitor, wait=False
                 )
@@ -125,7 +139,7 @@ class Backup:
     @staticmethod
     def _check_can_do_without(request: SnapshotRequest, sources: list[ImageSource], monitor: Monitor) -> None:
         """Whether a point can be made of the live images, where no snapshot is kept."""
-        if request.snapshot_only:
+        if request.phase2 is Phase2.LATER:
             raise InvalidInputError(
                 "snapshot.cannot-keep",
                 "no snapshot can be kept, so there is nothing to do in phase 1",
@@ -143,7 +157,7 @@ class Backup:
             raise InvalidInputError(
                 "snapshot.level", f"there is no compression level {level}", why="levels are 1 to 19"
             )
-        if request.snapshot_only and not request.keep:
+        if request.phase2 is Phase2.LATER and not request.keep:
             raise InvalidInputError(
                 "snapshot.contradiction",
                 "--snapshot-only and --no-keep contradict each other",
@@ -426,12 +440,18 @@ class Backup:
         )
 
     def transfer(
-        self, item: str | None = None, *, level: int = 1, monitor: Monitor | None = None
+        self,
+        item: str | None = None,
+        *,
+        number: int | None = None,
+        level: int = 1,
+        monitor: Monitor | None = None,
     ) -> list[SnapshotResult]:
         """Run phase 2 for snapshots that still wait, oldest first.
 
         Args:
             item: only this item's; None: all.
+            number: only that of this point.
             level: zstd level.
             monitor: told of progress and warnings.
         """
@@ -442,7 +462,7 @@ class Backup:
         results = []
         self._session.catalog.refresh()
         for record in self._session.tier.records(wanted):
-            if not self._waits(record):
+            if number not in (None, record.number) or not self._waits(record):
                 continue
             begun = time.monotonic()
             known = self._session.catalog.item(record.item_id)

@@ -250,6 +250,7 @@ class Transfer:
                     base_pack[row, step], base_slot[row, step] = cell.number(below[0]), below[1]
             self._unique_bytes += len(outcome.encoded) * chunk_size
             self.context.monitor.count("blocks_stored", len(outcome.encoded))
+            self.context.monitor.sent(len(outcome.blocks.payload))
             self.context.monitor.count("delta_blocks", len(deltas))
         for row, twin in outcome.copies.items():
             pack[row], slot[row], base_pack[row], base_slot[row] = (

@@ -4,7 +4,7 @@ from blockvault.model.enums import ChunkState, ChurnSource, Codec, Consistency, 
 from blockvault.model.item import DiskSpec, Item
 from blockvault.model.mark import Mark, MarkKind, PointState, state_of
 from blockvault.model.point import LayerRef, Point, PointBrief, PointDisk, PointRef, PointStatistics
-from blockvault.model.request import SnapshotRequest, VerifyBudget
+from blockvault.model.request import Phase2, SnapshotRequest, VerifyBudget
 from blockvault.model.results import (
     BlockDamage,
     CheckReport,
@@ -51,6 +51,7 @@ __all__ = [
     "Leftover",
     "Mark",
     "MarkKind",
+    "Phase2",
     "Point",
     "PointBrief",
     "PointDisk",

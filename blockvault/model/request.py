@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
 from blockvault.model.enums import Consistency
 
@@ -17,6 +18,14 @@ class VerifyBudget:
     share: float | None = None
 
 
+class Phase2(StrEnum):
+    """When the churn of a captured snapshot is transferred."""
+
+    NOW = "now"
+    LATER = "later"
+    LATER_IF_KEPT = "later-if-kept"  # at once where no snapshot can be kept: there would be nothing to transfer later
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
     """The words of one `snapshot`; `Vault.snapshot` explains each."""
@@ -24,7 +33,7 @@ class SnapshotRequest:
     targets: list[str]
     name: str | None = None
     keep: bool = True
-    snapshot_only: bool = False
+    phase2: Phase2 = Phase2.NOW
     full: bool = False
     consistency: Consistency = Consistency.CRASH
     tags: dict[str, str] = field(default_factory=dict)

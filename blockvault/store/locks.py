@@ -22,10 +22,10 @@ from blockvault.store.local import NotPlainError, check_plain, device_error, for
 _FLOCK = struct.Struct("hhqqi4x")
 
 
-def try_lock(fd: int) -> bool:
-    """Take the exclusive OFD lock on the whole file if it is free."""
+def try_lock(fd: int, first: int = 0, count: int = 0) -> bool:
+    """Take the exclusive OFD lock on some bytes of a file if it is free; 0 bytes: all from the first on."""
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, count, 0))
     except (BlockingIOError, PermissionError):
         return False
     return True
@@ -96,3 +96,31 @@ class FileLock:
             why="another blockvault process is at work there; one at a time",
             do="wait until it ends, then run the command again",
         )
+
+
+class NumberLock:
+    """A lock on a number: a byte of a file that stays empty, so that no lock leaves a file behind.
+
+    Args:
+        path: the file; made if missing.
+        number: what is locked.
+    """
+
+    def __init__(self, path: str, number: int) -> None:
+        self._path, self._number = path, number
+        self._fd = -1
+
+    def take(self) -> bool:
+        """Take the lock if it is free; it is held until `release`, or until the process ends."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if not try_lock(fd, self._number, 1):
+            os.close(fd)
+            return False
+        self._fd = fd
+        return True
+
+    def release(self) -> None:
+        """Let the lock go; safe to call again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

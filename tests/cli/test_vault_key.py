@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.program import Ended, Program
 
-from blockvault.cli.passphrase import secret_from_environment
+from blockvault.credentials import secret_from_environment
 
 WORDS, NEW = "correct horse", "battery staple"
 GIVEN = {"BLOCKVAULT_PASSWORD": WORDS}

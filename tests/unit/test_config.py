@@ -28,7 +28,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """`write("system", text)`, `"user"`, `"conf.d/10-x"`, `"named"`: a file of this test's configuration."""
     for name in list(os.environ):
         if name.startswith("BLOCKVAULT_"):
-            monkeypatch.delenv(name)
+            monkeypatch.delenv(name)  # also the folder that stands for no configuration in tests
     monkeypatch.setattr("blockvault.config.reading.SYSTEM_DIR", str(tmp_path / "etc"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
 

@@ -50,6 +50,8 @@ def command(
     """
     from blockvault.cli.confirm import confirm
     from blockvault.engine.expire import doubts_of
+    from blockvault.jobs.noted import Noted, problem_of
+    from blockvault.model.job import Operation
     from blockvault.policy import RetentionRules
 
     rules = RetentionRules(
@@ -65,7 +67,10 @@ def command(
             return None
         for doubt in doubts_of(plan):
             confirm(f"{doubt.message} ({doubt.why}). Go on?", yes=yes, refusal=doubt)
-        result = vault.prune(plan, confirmed=True, monitor=monitor)
+        with Noted(vault, Operation.PRUNE, monitor) as noted:
+            noted.started()
+            result = vault.prune(plan, confirmed=True, monitor=monitor)
+            noted.done(problem=problem_of(result.problem) if result.problem else None)
     _show(call, plan, result)
     if result.problem is not None:
         raise result.problem

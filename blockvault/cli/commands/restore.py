@@ -51,8 +51,13 @@ def command(
         return _in_place(call, point, disk, undo=not no_undo, yes=yes, dry_run=dry_run)
     if no_undo or yes:
         raise click.UsageError("--no-undo and --yes go with --in-place")
+    from blockvault.jobs.noted import Noted
+    from blockvault.model.job import Operation
+
     stream = _standard_output(call) if output == "-" and not dry_run else None
-    with call.open_vault() as vault, call.job() as monitor:
+    with call.open_vault() as vault, call.job() as monitor, Noted(vault, Operation.RESTORE, monitor) as noted:
+        if not dry_run:
+            noted.started(details={"point": point})
         result = vault.restore(
             point,
             disk=disk,
@@ -71,13 +76,17 @@ def command(
 def _in_place(call: Call, point: str, disk: str | None, *, undo: bool, yes: bool, dry_run: bool) -> int | None:
     from blockvault.cli.confirm import confirm
     from blockvault.cli.views import counted
+    from blockvault.jobs.noted import Noted
+    from blockvault.model.job import Operation
     from blockvault.units import format_seconds, format_size
 
     with call.open_vault() as vault:
         info = vault.point(point)
         if not dry_run:
             confirm(f"Overwrite the disks of item '{info.item}' with point {info.label}?", yes=yes)
-        with call.job() as monitor:
+        with call.job() as monitor, Noted(vault, Operation.RESTORE, monitor) as noted:
+            if not dry_run:
+                noted.started(details={"point": info.label, "in_place": "yes"})
             result = vault.restore_in_place(info.id, disk=disk, undo=undo, dry_run=dry_run, monitor=monitor)
     if call.output.as_json or call.output.quiet:
         _show(call, result)

@@ -39,6 +39,7 @@ def _check_consistency(_ctx: click.Context, _parameter: click.Parameter, value: 
 @click.option("--tag", "tags", metavar="K=V", multiple=True, help="A tag of the point; may be given often.")
 @click.option("--comment", metavar="TEXT", default="", help="A comment of the point.")
 @click.option("--level", type=click.IntRange(1, 19), default=1, show_default=True, help="Compression level.")
+@click.option("--detach", is_flag=True, help="Let the daemon do it: print the job, and do not wait for it.")
 @click.option("--dry-run", is_flag=True, help="Report the churn only; nothing is written.")
 @leaf()
 def command(call: Call, targets: tuple[str, ...], tags: tuple[str, ...], dry_run: bool, **options: Any) -> int | None:
@@ -50,8 +51,12 @@ def command(call: Call, targets: tuple[str, ...], tags: tuple[str, ...], dry_run
     if dry_run:
         _plan(call, targets, options)
         return None
+    if options["detach"]:
+        return _detach(call, targets, options)
     from blockvault.clock import until, utc_now
-    from blockvault.model import Consistency
+    from blockvault.jobs.noted import Noted
+    from blockvault.model import Consistency, Tier
+    from blockvault.model.job import Operation
 
     now = utc_now()
     retain_until = options["retain_until"]
@@ -67,8 +72,17 @@ def command(call: Call, targets: tuple[str, ...], tags: tuple[str, ...], dry_run
         "level": options["level"],
         "now": now,
     }
-    with call.open_or_make_vault(targets) as vault, call.job() as monitor:
-        result = vault.snapshot(list(targets), **arguments, monitor=monitor)
+    with (
+        call.open_or_make_vault(targets) as vault,
+        call.job() as monitor,
+        Noted(
+            vault, Operation.BACKUP, monitor, retain_until=arguments["retain_until"], comment=options["comment"]
+        ) as noted,
+    ):
+        result = vault.snapshot(
+            list(targets), **arguments, monitor=monitor, on_number=noted.started, on_captured=noted.captured
+        )
+        noted.done(result.statistics, waits=result.tier is Tier.SNAPSHOT)
     _show(call, result)
     return None
 
@@ -84,6 +98,48 @@ def _show(call: Call, result: SnapshotResult) -> None:
     elif not call.output.quiet:
         title = f"point {result.number} of item '{result.item}': {result.job_state}"
         call.output.facts(title, snapshot_facts(result, restore))
+
+
+def _detach(call: Call, targets: tuple[str, ...], options: dict[str, Any]) -> int | None:
+    """Leave the work to the daemon: a job of this item, on demand."""
+    if len(targets) != 1 or any(options[name] for name in ("name", "snapshot_only", "full", "no_keep")):
+        raise click.UsageError("--detach takes one ITEM, with --retain-until and --comment only")
+    from blockvault.clock import until, utc_now
+    from blockvault.config import default_state_dir
+    from blockvault.daemon.control import ask
+    from blockvault.ids import VaultId
+    from blockvault.jobs.phases import backup_job
+    from blockvault.model.job import Trigger
+    from blockvault.store.journal import Journal
+
+    now = utc_now()
+    with call.open_vault() as vault:
+        item = vault.item(targets[0])
+        vault_id = VaultId(vault.id)
+        name = vault.path if "/" in call.vault_name else vault.name
+    retain_until = options["retain_until"]
+    wanted = backup_job(
+        vault=name,
+        vault_id=vault_id,
+        item_id=item.id,
+        item=item.name,
+        trigger=Trigger.ON_DEMAND,
+        now=now,
+        retain_until=until(retain_until, now) if retain_until else None,
+        comment=options["comment"],
+    )
+    with Journal(default_state_dir()) as journal:
+        job = journal.add(wanted)
+    assert job is not None
+    answered = ask(default_state_dir(), "look") is not None
+    if call.output.as_json:
+        fields = {"job": job.id, "item": item.name, "daemon_runs": answered}
+        call.output.document({"message_type": "summary", "schema": "blockvault.snapshot-job/1", **fields})
+        return None
+    call.output.line(job.id)
+    if not answered:
+        call.output.note("no daemon runs on this state folder: the job waits until `blockvault daemon` does")
+    return None
 
 
 def _plan(call: Call, targets: tuple[str, ...], options: dict[str, Any]) -> None:

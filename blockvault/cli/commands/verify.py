@@ -41,6 +41,8 @@ def command(
     --budget suits a nightly run: at least one pack is read, and every block has its turn. `m` after a number means
     minutes; write MiB for bytes.
     """
+    from blockvault.jobs.noted import Noted
+    from blockvault.model.job import Operation, Problem
     from blockvault.units import parse_span
 
     if point and all_points:
@@ -49,8 +51,10 @@ def command(
         raise click.UsageError("--budget is for the blocks of the whole vault: give neither a point nor --quick")
     limits = parse_budget(budget) if budget else None
     days = max(1, parse_span(within) // 86400)
-    with call.open_vault() as vault, call.job() as monitor:
+    with call.open_vault() as vault, call.job() as monitor, Noted(vault, Operation.VERIFY, monitor) as noted:
+        noted.started(details={"point": point} if point else None)
         report = vault.verify(point, quick=quick, budget=limits, within_days=days, monitor=monitor)
+        noted.done(problem=Problem("verify.damage", f"{len(report.damage)} damaged") if report.damage else None)
     call.warn(report.warnings)
     if call.output.as_json:
         call.output.document({"message_type": "summary", "schema": "blockvault.verify/1", **_fields(report)})

@@ -1,0 +1,48 @@
+"""The program of a worker: `python -m blockvault.daemon.worker STATE_DIR JOB PHASE`.
+
+It carries out one phase of one job and ends; what came of it stands in the journal. SIGTERM lets it stop at the next
+batch, and the phase waits again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from blockvault.clock import utc_now
+from blockvault.credentials import secret_from_environment
+from blockvault.daemon.workers import IoPriority, die_with_parent, set_io_priority
+from blockvault.errors import BlockVaultError
+from blockvault.jobs.watch import JobMonitor
+from blockvault.jobs.work import Worker, WorkSettings
+from blockvault.model.job import Job, PhaseName
+from blockvault.store.journal import Journal
+from blockvault.vault import Vault
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out a phase; 0 if it was begun, whatever came of it."""
+    state_dir, job_id, phase = arguments
+    die_with_parent()
+    set_io_priority(IoPriority.IDLE)
+    os.umask(0o077)
+    settings = WorkSettings()
+
+    def open_vault(job: Job) -> Vault:
+        return Vault.open(job.vault, state_dir=state_dir, secret=secret_from_environment(None, job.vault))
+
+    monitor = JobMonitor(utc_now, settings.rate)
+    signal.signal(signal.SIGTERM, lambda number, _frame: monitor.cancel(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Journal(state_dir) as journal:
+        try:
+            Worker(journal, state_dir, open_vault, utc_now, settings).run(job_id, PhaseName(phase), monitor)
+        except BlockVaultError as error:
+            sys.stderr.write(f"job {job_id}: {error.message}\n")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

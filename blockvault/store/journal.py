@@ -1,0 +1,413 @@
+"""The journal of jobs of one host, in LMDB: `<state>/jobs/`.
+
+What is to be done, what runs, and what became of everything, for all vaults of the host. Jobs come and go by several
+processes at once (the daemon, its workers, the command line), so every change is one write transaction that reads the
+job, decides and writes it: two that end or cancel a job at the same moment come one after the other.
+
+Beside the jobs it keeps, per item, the newest moment of its schedule that was handled, in the same transaction as the
+job that handles it: a moment is never handled twice, and a killed daemon forgets none.
+
+Invariants:
+- What a call has returned is durable (LMDB syncs every commit).
+- A job's id is given once; ids are in order of time as far as the clock was.
+- The table of open jobs has exactly those whose state is in progress.
+- The journal is history and a to-do list, never the only place of anything that a restore needs: where LMDB finds it
+  damaged it is set aside (`jobs.damaged-N`) and begun anew, and snapshots that waited wait still.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Self, TypeVar
+
+import lmdb
+import msgspec
+
+from blockvault.clock import from_text, to_text
+from blockvault.errors import CorruptionError, NotFoundError
+from blockvault.failpoints import reach
+from blockvault.format import jsontext
+from blockvault.model.job import Job
+from blockvault.store.local import device_error
+from blockvault.store.locks import NumberLock
+
+MAP_BYTES_START = 64 << 20
+LOG_LINES_MAX = 2_000  # of one job
+LOG_TEXT_MAX = 4_000
+ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing to mistake for another
+_ID_DIGITS = 8
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+_PER_SECOND = 256
+_DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PanicError)
+
+T = TypeVar("T")
+
+
+class LogLine(NamedTuple):
+    """One line of a job's log."""
+
+    at: datetime
+    level: str  # note, warning or error
+    text: str
+
+
+class Handled(NamedTuple):
+    """A moment of an item's schedule that a job makes up for."""
+
+    vault_id: str
+    item_id: str
+    moment: datetime
+
+
+def id_text(number: int) -> str:
+    """`j-7k2m9x4q`: a job's id from its number."""
+    letters = ""
+    for _ in range(_ID_DIGITS):
+        number, rest = divmod(number, 32)
+        letters = ID_LETTERS[rest] + letters
+    return f"j-{letters}"
+
+
+def id_number(job_id: str) -> int:
+    """The number of a job's id. Raises `NotFoundError` (`job.not-found`) for what is no id."""
+    letters = job_id.removeprefix("j-")
+    if len(letters) != _ID_DIGITS or not job_id.startswith("j-") or set(letters) - set(ID_LETTERS):
+        raise _no_job(job_id)
+    number = 0
+    for letter in letters:
+        number = number * 32 + ID_LETTERS.index(letter)
+    return number
+
+
+def _no_job(job_id: str) -> NotFoundError:
+    return NotFoundError("job.not-found", f"there is no job '{job_id}'", do="see `blockvault job list`")
+
+
+class Journal:
+    """The opened journal of a state folder; one in a process at a time (LMDB's rule)."""
+
+    def __init__(self, state_dir: str) -> None:
+        self._folder = os.path.join(state_dir, "jobs")
+        self.set_aside: str | None = None  # where a damaged journal was put when this one was opened
+        self._lock = threading.Lock()
+        try:
+            try:
+                self._open()
+            except _DAMAGED:
+                self._begin_anew()
+        except (lmdb.Error, OSError) as error:
+            raise device_error(
+                error if isinstance(error, OSError) else OSError(str(error)),
+                f"opening the journal of jobs {self._folder}",
+                kind="journal.failed",
+            ) from error
+
+    def _open(self) -> None:
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        data = os.path.join(self._folder, "data.mdb")
+        size = MAP_BYTES_START
+        with contextlib.suppress(FileNotFoundError):
+            while size < 2 * os.stat(data).st_size:
+                size *= 2
+        self._environment = lmdb.open(
+            self._folder, map_size=size, max_dbs=8, max_readers=512, lib_version=0, mode=0o600, readahead=False
+        )
+        try:
+            self._environment.reader_check()
+            if os.stat(data).st_size < (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]:
+                raise lmdb.CorruptedError("the file was cut off")  # reading beyond its end would end the process
+            self._jobs, self._open_jobs, self._handled, self._logs = (
+                self._environment.open_db(name) for name in (b"jobs", b"open", b"handled", b"logs")
+            )
+        except BaseException:
+            self._environment.close()
+            raise
+
+    def _begin_anew(self) -> None:
+        number = 1
+        while os.path.lexists(f"{self._folder}.damaged-{number}"):
+            number += 1
+        self.set_aside = f"{self._folder}.damaged-{number}"
+        os.rename(self._folder, self.set_aside)
+        self._open()
+
+    def close(self) -> None:
+        """Close the journal; safe to call again."""
+        self._environment.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def _run(self, work: Callable[[Any], T], *, write: bool) -> T:
+        while True:
+            try:
+                with self._lock, self._environment.begin(write=write) as txn:
+                    done = work(txn)
+                    if write:
+                        reach("journal.commit")
+                    return done
+            except lmdb.MapFullError:
+                with self._lock:
+                    self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
+            except lmdb.MapResizedError:
+                with self._lock:
+                    self._environment.set_mapsize(0)
+            except lmdb.Error as error:
+                full = "No space left" in str(error)
+                raise device_error(
+                    OSError(28 if full else 5, str(error)),
+                    f"using the journal of jobs {self._folder}",
+                    kind="store.no-space" if full else "journal.failed",
+                ) from error
+
+    # --- jobs --------------------------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """Rises with every change by any process: cheap to ask whether there is something new."""
+        return int(self._environment.info()["last_txnid"])
+
+    def add(self, job: Job, *, handled: Handled | None = None) -> Job | None:
+        """Write a new job, with an id of its own (that of `job` is not looked at).
+
+        Args:
+            job: the job.
+            handled: the moment that it makes up for. Is that, or a later one, handled already, no job is made.
+
+        Returns:
+            the job with its id; None if the moment was handled already.
+        """
+
+        def work(txn: Any) -> Job | None:
+            if handled is not None:
+                key = _handled_key(handled.vault_id, handled.item_id)
+                known = txn.get(key, db=self._handled)
+                if known is not None and from_text(bytes(known).decode()) >= handled.moment:
+                    return None
+                txn.put(key, to_text(handled.moment).encode(), db=self._handled)
+            number = max(0, int((job.created - _EPOCH).total_seconds())) * _PER_SECOND
+            while txn.get(id_text(number).encode(), db=self._jobs) is not None:
+                number += 1
+            made = replace(job, id=id_text(number))
+            self._put(txn, made)
+            return made
+
+        return self._run(work, write=True)
+
+    def change(self, job_id: str, decide: Callable[[Job, list[Job]], Job | None]) -> Job:
+        """Change a job by what it is now.
+
+        Args:
+            job_id: the job.
+            decide: gets the job and the other open jobs of its item, returns what it shall be; None: leave it.
+
+        Returns:
+            the job as it is now.
+
+        Raises:
+            NotFoundError: `job.not-found`.
+        """
+
+        def work(txn: Any) -> Job:
+            job = self._get(txn, job_id)
+            others = [each for each in self._open_of(txn, job.item_id) if each.id != job.id]
+            changed = decide(job, others)
+            if changed is None:
+                return job
+            self._put(txn, changed)
+            return changed
+
+        return self._run(work, write=True)
+
+    def _put(self, txn: Any, job: Job) -> None:
+        txn.put(job.id.encode(), jsontext.encode(job), db=self._jobs)
+        key = f"{job.item_id}/{job.id}".encode()
+        if job.is_open:
+            txn.put(key, b"", db=self._open_jobs)
+        else:
+            txn.delete(key, db=self._open_jobs)
+
+    def _get(self, txn: Any, job_id: str) -> Job:
+        data = txn.get(job_id.encode(), db=self._jobs) if job_id else None
+        if data is None:
+            raise _no_job(job_id)
+        return _decoded(job_id, data)
+
+    def _open_of(self, txn: Any, item_id: str | None) -> list[Job]:
+        prefix = b"" if item_id is None else f"{item_id}/".encode()
+        found = []
+        with txn.cursor(db=self._open_jobs) as cursor:
+            going = cursor.set_range(prefix) if prefix else cursor.first()
+            while going and cursor.key().startswith(prefix):
+                found.append(self._get(txn, bytes(cursor.key()).rpartition(b"/")[2].decode()))
+                going = cursor.next()
+        return found
+
+    def get(self, job_id: str) -> Job:
+        """The job of that id. Raises `NotFoundError` (`job.not-found`)."""
+        return self._run(lambda txn: self._get(txn, job_id), write=False)
+
+    def open_jobs(self, item_id: str | None = None) -> list[Job]:
+        """The jobs in progress, oldest first; of one item, or of all."""
+        found = self._run(lambda txn: self._open_of(txn, item_id), write=False)
+        return sorted(found, key=lambda job: job.id)
+
+    def newest(self, count: int | None = None, *, before: str | None = None) -> list[Job]:
+        """The newest jobs, newest first, open or ended.
+
+        Args:
+            count: at most so many; None: all.
+            before: only jobs older than the one of this id.
+        """
+
+        def work(txn: Any) -> list[Job]:
+            found: list[Job] = []
+            with txn.cursor(db=self._jobs) as cursor:
+                if before is None:
+                    going = cursor.last()
+                else:
+                    going = cursor.prev() if cursor.set_range(before.encode()) else cursor.last()
+                while going and (count is None or len(found) < count):
+                    found.append(_decoded(bytes(cursor.key()).decode(), cursor.value()))
+                    going = cursor.prev()
+            return found
+
+        return self._run(work, write=False)
+
+    def lock(self, job_id: str) -> NumberLock:
+        """Held by the process that works on a job: whoever can take it knows that nobody does."""
+        return NumberLock(os.path.join(self._folder, "at-work"), id_number(job_id))
+
+    # --- schedules ---------------------------------------------------------------------------------------------
+
+    def handled(self, vault_id: str) -> dict[str, datetime]:
+        """The newest handled moment of each item of a vault, by the item's id."""
+        prefix = f"{vault_id}/".encode()
+
+        def work(txn: Any) -> dict[str, datetime]:
+            found = {}
+            with txn.cursor(db=self._handled) as cursor:
+                going = cursor.set_range(prefix)
+                while going and cursor.key().startswith(prefix):
+                    item = bytes(cursor.key())[len(prefix) :].decode()
+                    found[item] = from_text(bytes(cursor.value()).decode())
+                    going = cursor.next()
+            return found
+
+        return self._run(work, write=False)
+
+    def set_handled(self, moments: Sequence[Handled]) -> None:
+        """Begin schedules: what lies before these moments is not made up for."""
+
+        def work(txn: Any) -> None:
+            for each in moments:
+                key = _handled_key(each.vault_id, each.item_id)
+                txn.put(key, to_text(each.moment).encode(), db=self._handled)
+
+        self._run(work, write=True)
+
+    # --- logs and history --------------------------------------------------------------------------------------
+
+    def log(self, job_id: str, lines: Sequence[LogLine]) -> None:
+        """Add lines to a job's log; of one job at most `LOG_LINES_MAX` are kept, the last says so."""
+        if not lines:
+            return
+
+        def work(txn: Any) -> None:
+            with txn.cursor(db=self._logs) as cursor:
+                number = _last_line(cursor, job_id) + 1
+            for line in lines:
+                if number > LOG_LINES_MAX:
+                    return
+                text = line.text[:LOG_TEXT_MAX] if number < LOG_LINES_MAX else "more was said than a log keeps"
+                value = jsontext.encode((to_text(line.at), line.level, text))
+                txn.put(f"{job_id}/{number:06d}".encode(), value, db=self._logs)
+                number += 1
+
+        self._run(work, write=True)
+
+    def logs(self, job_id: str) -> list[LogLine]:
+        """The log of a job, oldest line first. Raises `NotFoundError` (`job.not-found`)."""
+        prefix = f"{job_id}/".encode()
+
+        def work(txn: Any) -> list[LogLine]:
+            self._get(txn, job_id)
+            found = []
+            with txn.cursor(db=self._logs) as cursor:
+                going = cursor.set_range(prefix)
+                while going and cursor.key().startswith(prefix):
+                    at, level, text = jsontext.decode(bytes(cursor.value()), tuple[str, str, str])
+                    found.append(LogLine(from_text(at), level, text))
+                    going = cursor.next()
+            return found
+
+        return self._run(work, write=False)
+
+    def trim(self, before: datetime) -> int:
+        """Forget jobs that ended before a moment, with their logs; returns how many. Open jobs stay."""
+
+        def work(txn: Any) -> int:
+            gone = []
+            with txn.cursor(db=self._jobs) as cursor:
+                for key, value in cursor:  # in order of time
+                    job = _decoded(bytes(key).decode(), value)
+                    if job.created >= before:
+                        break
+                    if job.ended is not None and job.ended < before:
+                        gone.append(job.id)
+            for job_id in gone:
+                txn.delete(job_id.encode(), db=self._jobs)
+                with txn.cursor(db=self._logs) as cursor:
+                    prefix = f"{job_id}/".encode()
+                    going = cursor.set_range(prefix)
+                    while going and cursor.key().startswith(prefix):
+                        going = cursor.delete()
+            return len(gone)
+
+        return self._run(work, write=True)
+
+
+def _handled_key(vault_id: str, item_id: str) -> bytes:
+    return f"{vault_id}/{item_id}".encode()
+
+
+def _last_line(cursor: Any, job_id: str) -> int:
+    """The number of the last line of a job's log; 0 if it has none."""
+    prefix = f"{job_id}/".encode()
+    going = cursor.prev() if cursor.set_range(f"{job_id}0".encode()) else cursor.last()  # "0" comes after "/"
+    return int(bytes(cursor.key())[len(prefix) :]) if going and cursor.key().startswith(prefix) else 0
+
+
+def _decoded(job_id: str, data: Any) -> Job:
+    try:
+        job: Job = jsontext.decode(bytes(data), Job)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CorruptionError(
+            "journal.damaged",
+            f"the journal's record of job {job_id} cannot be read",
+            why=str(error),
+            do="move the folder jobs/ of the state folder away: a new journal is begun; points are not touched",
+        ) from None
+    return job
+
+
+def jobs_while(journal: Journal, wanted: Callable[[Job], bool], page: int = 200) -> Iterator[Job]:
+    """Jobs newest first, as long as they are wanted, a page at a time."""
+    before: str | None = None
+    while True:
+        found = journal.newest(page, before=before)
+        for job in found:
+            if not wanted(job):
+                return
+            yield job
+        if len(found) < page:
+            return
+        before = found[-1].id
