@@ -42,6 +42,7 @@ from blockvault.model import (
     CheckReport,
     Consistency,
     DiffResult,
+    DiskSpec,
     DryRunResult,
     Item,
     MarkKind,
@@ -65,7 +66,7 @@ from blockvault.model import (
     VerifyCoverage,
     VerifyReport,
 )
-from blockvault.monitor import Monitor
+from blockvault.monitor import Monitor, Warned
 from blockvault.policy import RetentionRules
 from blockvault.policy.policies import Policy, PolicyChange, PolicyRevision
 from blockvault.store.folder import check_soft_delete_days, create_vault, open_folder, read_header
@@ -264,6 +265,91 @@ class Vault:
         """Why the changed-block maps of an item are off on this host: an audit found one wrong. Empty: they are on."""
         return off_reason(self._session, self._items.get(name).id)
 
+    def add_item(
+        self,
+        name: str,
+        disks: Sequence[str],
+        *,
+        chunk_size: int | None = None,
+        comment: str = "",
+        shared: bool = False,
+        as_is: bool = False,
+        monitor: Monitor | None = None,
+        now: datetime | None = None,
+    ) -> Item:
+        """Register an item with its disks; no point is taken.
+
+        Args:
+            name: the item's name.
+            disks: paths of disk images or devices, each `PATH` (named by its stem) or `vda=PATH`.
+            chunk_size: bytes of its chunks; None: the vault's.
+            comment: free text.
+            shared: another item of this vault may have one of the disks too.
+            as_is: take the bytes of each file, also of one that is no disk, or no whole one.
+            monitor: told of what should be known: an image that is kept as a file, a mount of another machine.
+            now: the moment, for its record.
+
+        Raises:
+            DeviceError: a disk is not there or cannot be read (`image.*`).
+            InvalidInputError: it is no whole disk (`image.not-a-disk`, `image.incomplete`), another item has it
+                (`item.disk-taken`, `item.in-other-vault`), or the name is taken (`item.name-taken`).
+        """
+        return self._items.add(
+            name,
+            disks,
+            chunk_size=chunk_size,
+            comment=comment,
+            shared=shared,
+            as_is=as_is,
+            monitor=monitor or Monitor(),
+            now=now or utc_now(),
+        )
+
+    def plan_item(
+        self, name: str, disks: Sequence[str], *, shared: bool = False, as_is: bool = False
+    ) -> tuple[list[DiskSpec], list[Warned]]:
+        """The disks that `add_item` would register, and what it would tell of them; raises as it would."""
+        return self._items.plan(name, disks, shared=shared, as_is=as_is)
+
+    def remove_item(self, name: str) -> Item:
+        """Remove an item that has no points; its name is free again.
+
+        Raises:
+            NotFoundError: there is none (`item.not-found`).
+            InvalidInputError: it has points, perhaps deleted ones that can be brought back (`item.has-points`).
+            ConflictError: it is being captured or transferred (`item.locked`).
+        """
+        session = self._session
+        session.check_writable()
+        item = self._items.get(name)
+        with session.item_lock(item, "capture"), session.item_lock(item, "transfer"):
+            session.catalog.refresh()
+            self.check_removable(item)
+            return self._items.remove(item.id)
+
+    def check_removable(self, item: Item) -> None:
+        """Raises `InvalidInputError` (`item.has-points`) if an item has points, deleted ones too."""
+        session = self._session
+        briefs = [brief for brief in session.catalog.briefs() if brief.item_id == item.id]
+        deleted = sum(1 for brief in briefs if session.catalog.state(brief.ref).deleted is not None)
+        snapshots = [
+            record
+            for record in session.tier.records()
+            if record.item_id == item.id
+            and session.catalog.state(PointRef(session.origin, record.number)).is_root
+            and not any(brief.number == record.number for brief in briefs)
+        ]
+        if briefs or snapshots:
+            counts = ((len(briefs) - deleted, "in the vault"), (deleted, "deleted, but not yet purged"))
+            told = [f"{count} {what}" for count, what in (*counts, (len(snapshots), "as snapshots only")) if count]
+            raise InvalidInputError(
+                "item.has-points",
+                f"item '{item.name}' has points",
+                why=", ".join(told),
+                do=f"to stop its protection and keep them: `blockvault unprotect {item.name}`; to delete them: add "
+                "--delete-data, and `blockvault prune` when their soft-delete days are over",
+            )
+
     def set_item(
         self,
         name: str,
@@ -273,8 +359,13 @@ class Vault:
         snapshot_dir: str | None = None,
         comment: str | None = None,
         disks: dict[str, str] | None = None,
+        add_disks: Sequence[str] = (),
+        remove_disks: Sequence[str] = (),
+        shared: bool = False,
+        as_is: bool = False,
+        monitor: Monitor | None = None,
     ) -> Item:
-        """Change an item's record; points keep the name that they were taken under.
+        """Change an item's record; points keep the name that they were taken under, and the disks that they have.
 
         Args:
             name: the item.
@@ -283,6 +374,15 @@ class Vault:
             snapshot_dir: where they lie; "" to have the place chosen.
             comment: free text.
             disks: new paths of disks, by name (an image that was moved).
+            add_disks: further disks, as `add_item` takes them; the next point has them.
+            remove_disks: names of disks that later points do without.
+            shared: as `add_item`, of disks that are added.
+            as_is: likewise.
+            monitor: told of what should be known of disks that are added.
+
+        Raises:
+            NotFoundError: no such item or disk.
+            InvalidInputError, DeviceError: as `add_item`.
         """
         return self._items.set(
             name,
@@ -291,6 +391,11 @@ class Vault:
             snapshot_dir=snapshot_dir,
             comment=comment,
             disks=disks,
+            add_disks=add_disks,
+            remove_disks=remove_disks,
+            shared=shared,
+            as_is=as_is,
+            monitor=monitor,
         )
 
     # --- policies ------------------------------------------------------------------------------------------------

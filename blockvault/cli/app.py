@@ -50,7 +50,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "item": {
         "list": ("item_list", "List items."),
         "show": ("item_show", "Show an item and its disks."),
+        "add": ("item_add", "Register an item with its disks."),
         "set": ("item_set", "Change an item."),
+        "remove": ("item_remove", "Remove an item that has no points."),
+        "discover": ("item_discover", "Find disk images and virtual machines that could be protected."),
     },
     "job": {
         "list": ("job_list", "List jobs, the newest first."),
