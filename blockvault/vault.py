@@ -722,15 +722,18 @@ class Vault:
     def decisions(self, item: str | None = None, *, now: datetime | None = None) -> dict[PointRef, PruneDecision]:
         """What the policies say of each point in the vault, kept or not and why; nothing is changed.
 
+        Points of items without a policy are not among them.
+
         Args:
             item: only of points of this item.
             now: the moment.
         """
+        ruled = {each.name for each in self.items() if each.policy and each.protection is not Protection.NONE}
+        items = ruled if item is None else ruled & {item}
+        if not items:
+            return {}
         found = Expirer(self._session, Monitor()).decide(
-            self._policies.rules_of,
-            items=None if item is None else [item],
-            labels=self._listing.labels(),
-            now=now or utc_now(),
+            self._policies.rules_of, items=items, labels=self._listing.labels(), now=now or utc_now()
         )
         return {decision.ref: decision for decision in found}
 

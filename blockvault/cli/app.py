@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verify", "Check every stored byte against its identity."),
     "prune": ("prune", "Expire points by rules and free space."),
     "item": ("", "Look at items and change them."),
+    "policy": ("", "Say when points of items are taken and how long they are kept."),
     "job": ("", "See what runs, what waits and what became of the rest."),
     "daemon": ("daemon", "Take the scheduled points, by itself, until it is stopped."),
     "service": ("", "Have systemd run the daemon."),
@@ -67,6 +68,15 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "install": ("service_install", "Write the units that run the daemon, or a timer."),
         "uninstall": ("service_uninstall", "Remove the units."),
         "status": ("service_status", "Tell whether the daemon runs and what it does."),
+    },
+    "policy": {
+        "list": ("policy_list", "List policies."),
+        "show": ("policy_show", "Show a policy, its next runs and its items."),
+        "create": ("policy_create", "Make a policy."),
+        "set": ("policy_set", "Change a policy."),
+        "delete": ("policy_delete", "Delete a policy."),
+        "assign": ("policy_assign", "Name the policy of items."),
+        "simulate": ("policy_simulate", "Draw which points a policy would leave, and what a change would expire."),
     },
     "vault": {
         "create": ("vault_create", "Make a vault."),

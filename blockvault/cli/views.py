@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from blockvault.cli.call import Call
-    from blockvault.model import Item, VerifyCoverage
+    from blockvault.model import Item, PruneDecision, VerifyCoverage
 
     Facts = list[tuple[str, str]]
 
@@ -89,9 +89,9 @@ def snapshot_fields(result: SnapshotResult, restore_command: str) -> dict[str, A
     }
 
 
-def point_fields(info: PointInfo) -> dict[str, Any]:
-    """A point for `--json`."""
-    until, rule = kept(info)
+def point_fields(info: PointInfo, decision: PruneDecision | None = None) -> dict[str, Any]:
+    """A point for `--json`; `decision` is what its item's policy says of it."""
+    until, rule = kept(info, decision)
     return {
         "point": info.number,
         "label": info.label,
@@ -105,6 +105,7 @@ def point_fields(info: PointInfo) -> dict[str, Any]:
         "churn_source": info.churn_source,
         "kept_until": until,
         "kept_by": rule,
+        "expires_with_prune": decision is not None and not decision.keep,
         "snapshot_until": info.snapshot_until,
         "tags": info.tags,
         "comment": info.comment,
@@ -169,8 +170,8 @@ def item_fields(item: Item, snapshot_days: int) -> dict[str, Any]:
     }
 
 
-def kept(info: PointInfo) -> tuple[datetime | None, str]:
-    """Until when a point is kept and by which rule; None: no rule ends it."""
+def kept(info: PointInfo, decision: PruneDecision | None = None) -> tuple[datetime | None, str]:
+    """Until when a point is kept and by which rule; None: no rule ends it, or its policy does when newer ones come."""
     if info.state.held:
         return None, "held"
     if info.state.deleted is not None:
@@ -179,15 +180,19 @@ def kept(info: PointInfo) -> tuple[datetime | None, str]:
         return info.kept_until, "retain-until"
     if info.tier is Tier.SNAPSHOT:
         return info.snapshot_until, "snapshot days"
-    return None, "no rule"
+    if decision is None or "no rules" in decision.reasons:
+        return None, "no rule"
+    return None, "; ".join(decision.reasons)
 
 
-def kept_text(info: PointInfo) -> str:
-    """`2026-12-20 02:00 (retain-until)`, `held`, or `no end`."""
-    until, rule = kept(info)
-    if until is None:
-        return "held" if rule == "held" else "no end"
-    return f"{moment(until)} ({rule})"
+def kept_text(info: PointInfo, decision: PruneDecision | None = None) -> str:
+    """`2026-12-20 02:00 (retain-until)`, `held`, `daily 2026-11-20; weekly 2026-W47`, `next prune`, or `no end`."""
+    until, rule = kept(info, decision)
+    if until is not None:
+        return f"{moment(until)} ({rule})"
+    if rule == "no rule":
+        return "no end"
+    return rule if decision is None or decision.keep else f"next prune ({rule})"
 
 
 def tier_text(tier: Tier) -> str:

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from blockvault.daemon.vaults import Vaults, VaultView
     from blockvault.store.journal import Journal
 
-LOOK_SECONDS = 60.0  # how often vaults are looked at and time is checked, when nobody says that something changed
-
 
 class Workers(Protocol):
     """Carry out phases beside the loop."""
@@ -58,6 +56,7 @@ class LoopSettings:
         upkeep_hour: hour of the day after which points are expired, space is freed and blocks are verified.
         verify: whether a part of each vault is verified every day.
         history_days: for how long ended jobs are remembered.
+        look: how often vaults are looked at and the clock is checked, when nobody says that something changed.
     """
 
     budgets: Budgets = field(default_factory=Budgets)
@@ -65,6 +64,7 @@ class LoopSettings:
     upkeep_hour: int = 12
     verify: bool = True
     history_days: int = 400
+    look: timedelta = timedelta(minutes=1)
 
 
 class Daemon:
@@ -108,7 +108,7 @@ class Daemon:
             self._quiet.clear()  # the clock was set back
         self._ticked = now
         self.views = self._vaults.look()
-        looks: list[datetime | None] = [now + timedelta(seconds=LOOK_SECONDS), self._plan(now), self._start(now)]
+        looks: list[datetime | None] = [now + self._settings.look, self._plan(now), self._start(now)]
         return min(look for look in looks if look is not None)
 
     def _plan(self, now: datetime) -> datetime | None:

@@ -74,16 +74,11 @@ class Vaults:
                 if known.problem is None and self._signatures.get(summary.name) == signature:
                     continue
                 with self._open(summary.name) as vault:
-                    items = tuple(_protected(vault))
-                self._views[summary.name] = VaultView(summary.name, summary.id, summary.path, items)
+                    items, problem = _protected(vault)
+                self._views[summary.name] = VaultView(summary.name, summary.id, summary.path, items, problem)
                 self._signatures[summary.name] = signature
             except (BlockVaultError, OSError) as error:
-                problem = (
-                    Problem(error.kind, error.message, error.why, error.do)
-                    if isinstance(error, BlockVaultError)
-                    else Problem("vault.unreadable", str(error))
-                )
-                self._views[summary.name] = replace(known, problem=problem)
+                self._views[summary.name] = replace(known, problem=_problem_of(error))
         for name in self._views.keys() - names:
             del self._views[name]
             self._signatures.pop(name, None)
@@ -94,13 +89,27 @@ class Vaults:
         self._signatures.pop(name, None)
 
 
-def _protected(vault: Vault) -> list[Protected]:
-    found = []
+def _protected(vault: Vault) -> tuple[tuple[Protected, ...], Problem | None]:
+    """The items that a policy takes points of; and why it is not known of some, if so."""
+    found: list[Protected] = []
+    problem = None
     for item in vault.items():
-        policy = vault.policy_of(item) if item.protection is Protection.PROTECTED else None
+        if item.protection is not Protection.PROTECTED:
+            continue
+        try:
+            policy = vault.policy_of(item)
+        except BlockVaultError as error:
+            problem = _problem_of(error)
+            continue
         if policy is not None:
             found.append(Protected(item.id, item.name, policy))
-    return found
+    return tuple(found), problem
+
+
+def _problem_of(error: BlockVaultError | OSError) -> Problem:
+    if isinstance(error, BlockVaultError):
+        return Problem(error.kind, error.message, error.why, error.do)
+    return Problem("vault.unreadable", str(error))
 
 
 def _signature(path: str) -> Signature:

@@ -182,11 +182,11 @@ class Expirer:
         self, rules: RetentionRules | RulesOfItem, *, items: Collection[str] | None, moment: datetime
     ) -> Iterator[_ItemDecided]:
         by_item: dict[ItemId, list[Point]] = defaultdict(list)
-        for point in self._catalog.points():
+        for point in self._catalog.points() if items is None else self._points_of(items):
             by_item[point.item_id].append(point)
         for item_id, points in by_item.items():
             newest = max(points, key=lambda point: point.taken)
-            known = self._catalog.item(newest.item_id)
+            known = self._catalog.item(item_id)
             name = known.name if known else newest.item_name
             if items is not None and name not in items:
                 continue
@@ -199,6 +199,13 @@ class Expirer:
             wanted = rules if isinstance(rules, RetentionRules) else rules(item_id)
             decided = keep_all(listed, wanted, moment) if isinstance(wanted, str) else plan(listed, wanted, moment)
             yield _ItemDecided(name, decided, states)
+
+    def _points_of(self, items: Collection[str]) -> list[Point]:
+        """The points of these items, and perhaps more: no other records are decoded than those that may be theirs."""
+        ids = {item.id for item in self._catalog.items() if item.name in items}
+        refs = [brief.ref for brief in self._catalog.briefs() if brief.item_id in ids or brief.item_name in items]
+        self._catalog.read(refs)
+        return [point for ref in refs if (point := self._catalog.record(ref)) is not None]
 
     def plan(
         self,

@@ -212,8 +212,8 @@ class Policies:
             _check_confirmed(change, confirmed=confirmed)
             note = ""
             if change.is_shorter and change.items:
-                note = f"retention was shortened; {_counted(change)} by it when it was changed"
-                monitor.warn(SHORTENED, f"retention of policy '{name}' is shortened: {_counted(change)} by it")
+                note = f"retention was shortened: {_counted(change)}"
+                monitor.warn(SHORTENED, f"retention of policy '{name}' is shortened: {_counted(change)}")
             return replace(change, after=self._put(change.after, now, note))
 
     def delete(
@@ -323,7 +323,7 @@ class Policies:
         if not self._is_written(policy):
             self._put(change.after, now)
         if change.expired:
-            monitor.warn(SHORTENED, f"by policy '{policy}' {_counted(change)} that were kept before")
+            monitor.warn(SHORTENED, f"policy '{policy}' keeps less than was kept before: {_counted(change)}")
         if protection is not None:
             return self._items.assign(change.items, policy, protection)
         done = []
@@ -413,5 +413,6 @@ def would_expire(change: PolicyChange) -> InvalidInputError:
 
 
 def _counted(change: PolicyChange) -> str:
-    """`43 points of 3 items expire`, in the words of what is about to be."""
-    return change.told.removeprefix("this change would expire ") + " expire"
+    """`43 points of 3 items expire with the next prune`."""
+    told = change.told.removeprefix("this change would expire ")
+    return f"{told} expire{'s' * (len(change.expired) == 1)} with the next prune"

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from blockvault.model import PointInfo, SnapshotResult
     from blockvault.monitor import Monitor
     from blockvault.store.journal import Journal
+    from blockvault.store.locks import NumberLock
     from blockvault.vault import Vault
 
     # What the journal is told: the job and the other open jobs of its item, as they are then; returns what it becomes.
@@ -110,17 +111,28 @@ class Worker:
         Raises:
             ConflictError: another process works on the job (`job.at-work`), or it was cancelled (`job.changed-...`).
         """
+        lock = self.begin(job_id, name)
+        try:
+            return self.carry_out(job_id, name, monitor)
+        finally:
+            lock.release()
+
+    def begin(self, job_id: str, name: PhaseName) -> NumberLock:
+        """The first half of `run`: the job is locked, and the journal says that the phase runs."""
         lock = self._journal.lock(job_id)
         if not lock.take():
             raise ConflictError("job.at-work", f"another process works on job {job_id}")
         try:
             self._journal.change(job_id, lambda job, _: phases.begin(job, name, self._clock()))
             reach("job.begun")
-            return self._carry_out(job_id, name, monitor or JobMonitor(self._clock, self._settings.rate))
-        finally:
+        except BaseException:
             lock.release()
+            raise
+        return lock
 
-    def _carry_out(self, job_id: str, name: PhaseName, monitor: Monitor) -> Job:
+    def carry_out(self, job_id: str, name: PhaseName, monitor: Monitor | None = None) -> Job:
+        """The second half, under the lock: the work, and what came of it."""
+        monitor = monitor or JobMonitor(self._clock, self._settings.rate)
         job = self._journal.get(job_id)
         watching: AbstractContextManager[None] = contextlib.nullcontext()
         if self._watched:

@@ -193,8 +193,6 @@ def oddities_of(policy: Policy) -> tuple[Oddity, ...]:
     """What is allowed and probably not meant."""
     rules, schedule = policy.retention, policy.schedule
     found = []
-    if rules.is_empty:
-        found.append(Oddity("policy.keeps-all", "no rule ends a point: all are kept for good"))
     per_day = 24 // schedule.hours if schedule.hours else 1
     if per_day > 1 and not rules.is_empty and (rules.keep_last or 0) < per_day:
         found.append(

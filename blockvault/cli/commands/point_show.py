@@ -10,7 +10,7 @@ from blockvault.cli.leaf import leaf
 
 if TYPE_CHECKING:
     from blockvault.cli.call import Call
-    from blockvault.model import PointInfo
+    from blockvault.model import PointInfo, PruneDecision
 
 
 @click.command("show")
@@ -23,12 +23,13 @@ def command(call: Call, point: str) -> int | None:
     """
     with call.open_vault() as vault:
         info = vault.point(point, deleted=True)
+        known = vault.decisions(info.item).get(info.point.ref) if info.point is not None else None
     from blockvault.cli.views import point_fields
 
     if call.output.as_json:
-        call.output.document({"schema": "blockvault.point/1", **point_fields(info), "disks": _disk_fields(info)})
+        call.output.document({"schema": "blockvault.point/1", **point_fields(info, known), "disks": _disk_fields(info)})
     else:
-        call.output.facts(f"point {info.label} of item '{info.item}'", _facts(info))
+        call.output.facts(f"point {info.label} of item '{info.item}'", _facts(info, known))
     return None
 
 
@@ -46,7 +47,7 @@ def _disk_fields(info: PointInfo) -> list[dict[str, object]]:
     ]
 
 
-def _facts(info: PointInfo) -> list[tuple[str, str]]:
+def _facts(info: PointInfo, decision: PruneDecision | None = None) -> list[tuple[str, str]]:
     from blockvault.cli.render import moment
     from blockvault.cli.views import consistency_text, counted, figures, kept_text, tier_text
     from blockvault.clock import utc_now
@@ -68,7 +69,7 @@ def _facts(info: PointInfo) -> list[tuple[str, str]]:
             (f"disk {disk.name}", f"{format_size(disk.size)}, {counted(len(disk.layers), 'layer')}, from {disk.path}")
             for disk in info.point.disks
         ]
-    facts.append(("kept until", kept_text(info)))
+    facts.append(("kept until", kept_text(info, decision)))
     if info.state.held_reason:
         facts.append(("held because", info.state.held_reason))
     if info.state.deleted is not None:

@@ -10,6 +10,7 @@ from blockvault.cli.leaf import leaf
 
 if TYPE_CHECKING:
     from blockvault.cli.call import Call
+    from blockvault.model import PointInfo, PointRef, PruneDecision
 
 COLUMNS = (">point", "item", "taken", "tier", "consistency", ">size", ">churn", ">stored", "kept until")
 
@@ -21,14 +22,16 @@ COLUMNS = (">point", "item", "taken", "tier", "consistency", ">size", ">churn", 
 def command(call: Call, item: str | None, deleted: bool) -> int | None:
     """List recovery points.
 
-    All of the vault's, or those of ITEM. The first column is what `restore --point` takes.
+    All of the vault's, or those of ITEM. The first column is what `restore --point` takes, the last says until when a
+    point is kept, or by which rules of its item's policy.
     """
     with call.open_vault() as vault:
         infos = vault.points(item, deleted=deleted)
+        decisions = vault.decisions() if infos else {}
     from blockvault.cli.views import kept_text, point_fields
 
     if call.output.as_json:
-        fields = [point_fields(info) for info in infos]
+        fields = [point_fields(info, _decision(info, decisions)) for info in infos]
         call.output.document({"schema": "blockvault.points/1", "points": fields})
         return None
     if not infos:
@@ -49,9 +52,13 @@ def command(call: Call, item: str | None, deleted: bool) -> int | None:
             format_size(info.size_bytes),
             format_size(info.statistics.changed_bytes) if info.churn_source else "-",
             format_size(info.statistics.stored_bytes) if info.churn_source else "-",
-            kept_text(info),
+            kept_text(info, _decision(info, decisions)),
         )
         for info in infos
     ]
     call.output.table(COLUMNS, rows)
     return None
+
+
+def _decision(info: PointInfo, decisions: dict[PointRef, PruneDecision]) -> PruneDecision | None:
+    return decisions.get(info.point.ref) if info.point is not None else None

@@ -31,7 +31,7 @@ def _share(_ctx: click.Context, _parameter: click.Parameter, value: str) -> floa
 @click.option("--keep-weekly", type=int, metavar="N", help="Likewise of N weeks.")
 @click.option("--keep-monthly", type=int, metavar="N", help="Likewise of N months.")
 @click.option("--keep-yearly", type=int, metavar="N", help="Likewise of N years.")
-@click.option("--zone", metavar="ZONE", default="UTC", show_default=True, help="The time zone of days: Europe/Berlin.")
+@click.option("--zone", metavar="ZONE", help="The time zone of days: Europe/Berlin; else UTC.")
 @click.option("--max-dead", callback=_share, default="60%", show_default=True, metavar="SHARE",
               help="Write packs again of which more than this is dead.")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Say of every point why it is kept or expires.")
@@ -45,8 +45,11 @@ def command(
 
     For each item, or ITEM alone: a point stays that any rule keeps, or that is held; one with a retain-until lives
     until then. All others are deleted, and can be brought back for the vault's soft-delete days. Points deleted
-    before that are purged, and what no point needs any more is freed. Without rules nothing expires but what is past
-    its own retain-until.
+    before that are purged, and what no point needs any more is freed.
+
+    Without rules each item's own policy applies; of an item without one nothing expires but what is past its own
+    retain-until. Rules that are given stand in for the policies; all points of an item whose protection is stopped
+    are kept, unless ITEM names it and rules are given.
     """
     from blockvault.cli.confirm import confirm
     from blockvault.engine.expire import doubts_of
@@ -54,10 +57,13 @@ def command(
     from blockvault.model.job import Operation
     from blockvault.policy import RetentionRules
 
-    rules = RetentionRules(
+    given = RetentionRules(
         **{f"keep_{name}": options[f"keep_{name}"] for name in ("last", "daily", "weekly", "monthly", "yearly")},
-        zone=options["zone"],
+        zone=options["zone"] or "UTC",
     )
+    if given.is_empty and options["zone"]:
+        raise click.UsageError("--zone goes with rules like --keep-daily; a policy has its own")
+    rules = None if given.is_empty else given
     with call.open_vault() as vault, call.job() as monitor:
         plan = vault.plan_prune(rules, item=item, max_dead=max_dead, monitor=monitor)
         if explain and not call.output.as_json:
