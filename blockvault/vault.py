@@ -29,6 +29,7 @@ from blockvault.engine.items import Items
 from blockvault.engine.key_changes import KeyChanges
 from blockvault.engine.listing import Listing
 from blockvault.engine.policies import Policies
+from blockvault.engine.protecting import NewItem, Protecting, ProtectPlan, UnprotectPlan
 from blockvault.engine.reclaim import MAX_DEAD_DEFAULT
 from blockvault.engine.repair import Repair
 from blockvault.engine.restoring import Restorer, RestoreRequest
@@ -102,6 +103,7 @@ class Vault:
         self._backup = Backup(session, self._items)
         self._listing = Listing(session, self._items)
         self._policies = Policies(session, self._items, self._listing)
+        self._protecting = Protecting(session, self._items, self._policies, self._listing)
 
     @classmethod
     def create(
@@ -523,6 +525,92 @@ class Vault:
         """
         return self._policies.assign(
             items, policy, protection, confirmed=confirmed, monitor=monitor or Monitor(), now=now or utc_now()
+        )
+
+    # --- protection ----------------------------------------------------------------------------------------------
+
+    def plan_protection(
+        self,
+        targets: Sequence[str],
+        policy: str,
+        *,
+        proposals: Sequence[NewItem] = (),
+        shared: bool = False,
+        as_is: bool = False,
+    ) -> ProtectPlan:
+        """What `protect` would do; all that could stand in its way is looked at, and nothing is changed.
+
+        Args:
+            targets: names of items, patterns of names (`web*`), or paths of disks; a disk of no item becomes one.
+            policy: the policy.
+            proposals: further items, as `item discover` proposes them.
+            shared: as `add_item`, of items that are new.
+            as_is: likewise.
+
+        Raises:
+            NotFoundError: no such item or policy.
+            InvalidInputError, DeviceError: one of them cannot be protected; `protect.refused` if several cannot.
+        """
+        return self._protecting.plan(targets, proposals, policy, shared=shared, as_is=as_is)
+
+    def protect(
+        self,
+        plan: ProtectPlan,
+        *,
+        shared: bool = False,
+        as_is: bool = False,
+        confirmed: bool = False,
+        monitor: Monitor | None = None,
+        now: datetime | None = None,
+    ) -> list[Item]:
+        """Register the items that are new, and put all under the policy; no point is taken.
+
+        Raises:
+            InvalidInputError: points that are kept now would expire, and it is not `confirmed` (`policy.would-expire`).
+        """
+        return self._protecting.execute(
+            plan, shared=shared, as_is=as_is, confirmed=confirmed, monitor=monitor or Monitor(), now=now or utc_now()
+        )
+
+    def plan_unprotect(self, items: Sequence[str], *, delete_data: bool = False) -> UnprotectPlan:
+        """What `unprotect` would do: which points it would delete.
+
+        Raises:
+            NotFoundError: no such item.
+            InvalidInputError: an item is not protected (`item.not-protected`), or a point is held (`point.held`).
+        """
+        return self._protecting.plan_unprotect(items, delete_data=delete_data)
+
+    def unprotect(
+        self, plan: UnprotectPlan, *, reason: str = "", monitor: Monitor | None = None, now: datetime | None = None
+    ) -> list[Item]:
+        """Stop the protection of items: no more points are taken, and rules expire none of those that are there.
+
+        Points that the plan names are deleted: they can be brought back for the vault's soft-delete days.
+        """
+        return self._protecting.unprotect(plan, reason=reason, monitor=monitor or Monitor(), now=now or utc_now())
+
+    def policy_to_resume(self, item: str, policy: str | None = None) -> str:
+        """The policy by which `resume` would go on; raises as it would."""
+        return self._protecting.policy_to_resume(item, policy)
+
+    def resume(
+        self,
+        item: str,
+        *,
+        policy: str | None = None,
+        confirmed: bool = False,
+        monitor: Monitor | None = None,
+        now: datetime | None = None,
+    ) -> Item:
+        """Go on protecting an item whose protection was stopped, by its policy or another one.
+
+        Raises:
+            InvalidInputError: it is not stopped (`item.not-stopped`), has no policy (`item.no-policy`), or points would
+                expire that were kept while it was stopped, and it is not `confirmed` (`policy.would-expire`).
+        """
+        return self._protecting.resume(
+            item, policy, confirmed=confirmed, monitor=monitor or Monitor(), now=now or utc_now()
         )
 
     # --- points --------------------------------------------------------------------------------------------------

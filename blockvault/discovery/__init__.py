@@ -22,6 +22,7 @@ from blockvault.image.in_use import find_writer
 from blockvault.image.mounts import Mount, mount_of, read_mounts
 from blockvault.image.recognise import ImageFormat, Recognised, recognise
 from blockvault.image.source import ImageSource
+from blockvault.monitor import Warned
 from blockvault.store.registered import registered_items
 from blockvault.units import CHUNK_BYTES_DEFAULT
 
@@ -130,8 +131,8 @@ def discover(
     return Discovery(tuple(images), tuple(domains), tuple(_proposals(images, domains)), tuple(notes))
 
 
-def disks_of_domain(name: str) -> tuple[str, ...]:
-    """The disks of a virtual machine of libvirt as `add_item` takes them: `vda=PATH`.
+def disks_of_domain(name: str) -> tuple[tuple[str, ...], tuple[Warned, ...]]:
+    """The disks of a virtual machine of libvirt as `add_item` takes them, `vda=PATH`, and what is to be told of them.
 
     Raises:
         NotFoundError: there is none of that name, or no libvirt (`libvirt.*`).
@@ -147,7 +148,16 @@ def disks_of_domain(name: str) -> tuple[str, ...]:
                 do=f"a point would not have all of the machine; to protect the others, name them: "
                 f"`blockvault item add {name_from_stem(name)} vda=PATH...`",
             )
-    return tuple(f"{disk.name}={disk.path}" for disk in domain.disks)
+    warned = [
+        Warned(
+            "disk.cluster",
+            f"disk {disk.name} of '{name}' is shareable: other machines may write to it at the same time, and a point "
+            "has of them what was written by then",
+        )
+        for disk in domain.disks
+        if disk.shareable
+    ]
+    return tuple(f"{disk.name}={disk.path}" for disk in domain.disks), tuple(warned)
 
 
 def _is_new(path: str, known: set[Identity]) -> bool:

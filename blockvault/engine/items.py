@@ -74,6 +74,19 @@ class Items:
                 changed.append(item)
             return changed
 
+    def protect(self, names: Sequence[str], protection: Protection) -> list[Item]:
+        """Change the protection of several items that have ever been protected; their policies stay."""
+        self._session.check_writable()
+        with self._lock():
+            self._session.catalog.refresh()
+            changed = []
+            for item in [self.get(name) for name in dict.fromkeys(names)]:
+                if item.protection not in (Protection.NONE, protection):
+                    item = replace(item, protection=protection, revision=item.revision + 1)
+                    self._put(item)
+                changed.append(item)
+            return changed
+
     def set(
         self,
         name: str,

@@ -10,6 +10,7 @@ from blockvault.cli.leaf import leaf
 
 if TYPE_CHECKING:
     from blockvault.cli.call import Call
+    from blockvault.monitor import Warned
 
 
 @click.command("add")
@@ -40,14 +41,18 @@ def command(
     from blockvault.units import check_chunk_size, parse_size
 
     chunk_bytes = check_chunk_size(parse_size(chunk_size)) if chunk_size else None
+    warned: tuple[Warned, ...] = ()
     if domain is not None:
         from blockvault.discovery import disks_of_domain
 
-        disks = (*disks_of_domain(domain), *disks)
+        found, warned = disks_of_domain(domain)
+        disks = (*found, *disks)
     from blockvault.engine.items import named_disks
 
     paths = tuple(disk.path for disk in named_disks(disks, ()))
     with call.open_or_make_vault(paths) as vault, call.job() as monitor:
+        for each in warned:
+            monitor.warn(each.kind, each.message)
         item = vault.add_item(
             name,
             disks,
