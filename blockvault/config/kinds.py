@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +38,14 @@ def _typed(value: object, wanted: type | tuple[type, ...], noun: str) -> Any:
     return value
 
 
-class Kind:
+class Kind(ABC):
     """How a value is read. `from_text` makes of an environment variable what TOML would have given."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def read(self, value: object) -> Any:
         """The value, checked. Raises `BadValueError`."""
-        raise NotImplementedError
 
     def from_text(self, text: str) -> object:
         """What the text stands for."""
