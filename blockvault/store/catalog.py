@@ -355,6 +355,14 @@ class Catalog:
         """Names of the newest records of all items: another list tells that some item was changed."""
         return sorted(names[0] for names in self._item_names.values())
 
+    def removed_since(self, item: Item) -> bool:
+        """Whether a later revision of an item's record says that it was removed: for this item it is looked anew."""
+        if highest_number(self._store, f"items/{item.id}", 6) <= item.revision:
+            return False
+        self.refresh()
+        known = self.item(item.id)
+        return known is not None and known.removed
+
     def item(self, item_id: str) -> Item | None:
         """The newest revision of an item that can be read, also of one that was removed."""
         known = self._items.get(item_id)
