@@ -251,6 +251,10 @@ class Vault:
         self._session.folder.change_config(now or utc_now(), soft_delete_days=days)
         self.soft_delete_days = self._session.soft_delete_days = days
 
+    def refresh_settings(self) -> None:
+        """See items and policies as other processes have left them; what lists points or plans does so by itself."""
+        self._session.catalog.refresh_settings()
+
     def items(self) -> list[Item]:
         """Items of the vault, by name."""
         return self._items.all()

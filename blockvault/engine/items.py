@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -54,20 +54,25 @@ class Items:
             found = None
         return SNAPSHOT_DAYS_DEFAULT if found is None or found.deleted else found.policy.snapshot_days
 
-    def assign(self, names: Sequence[str], policy: str, protection: Protection | None) -> list[Item]:
+    def named(self, names: Iterable[str]) -> list[Item]:
+        """The items of these names, each once, in their order. Raises `NotFoundError` (`item.not-found`)."""
+        by_name = {item.name: item for item in self._session.catalog.items()}
+        return [by_name[name] if name in by_name else self.get(name) for name in dict.fromkeys(names)]
+
+    def assign(self, names: Iterable[str], policy: str, protection: Callable[[Item], Protection]) -> list[Item]:
         """Name the policy of several items, or of none of them if one is not there.
 
         Args:
             names: the items.
             policy: the policy's name; "" for none.
-            protection: what the items become; None: what they are.
+            protection: what an item becomes.
         """
         self._session.check_writable()
         with self._lock():
-            self._session.catalog.refresh()
+            self._session.catalog.refresh_settings()
             changed = []
-            for item in [self.get(name) for name in dict.fromkeys(names)]:
-                wanted = item.protection if protection is None else protection
+            for item in self.named(names):
+                wanted = protection(item)
                 if (item.policy, item.protection) != (policy, wanted):
                     item = replace(item, policy=policy, protection=wanted, revision=item.revision + 1)
                     self._session.catalog.put_item(item)

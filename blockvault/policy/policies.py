@@ -205,11 +205,12 @@ def oddities_of(policy: Policy) -> tuple[Oddity, ...]:
         )
     if _is_shorter_than_snapshots(policy):
         days = "1 day" if policy.snapshot_days == 1 else f"{policy.snapshot_days} days"
+        enough = policy.snapshot_days + (per_day > 1)  # so many hours lie in one date more
         found.append(
             Oddity(
                 "policy.shorter-than-snapshots",
                 f"snapshots are kept for {days}, and the rules expire points in the vault before that: such a point "
-                f"would be left on this machine alone; keep-daily {policy.snapshot_days} or more mends it",
+                f"would be left on this machine alone; keep-daily {enough} or more mends it",
             )
         )
     found += _never_taken(policy)

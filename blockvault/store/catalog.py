@@ -174,11 +174,22 @@ class Catalog:
         self.damage.clear()
         for kind in _DECODERS:
             self._look(kind)
-        self._marks, self._items = {}, {}
-        self._mark_names, self._item_names = {}, {}
+        self._marks, self._mark_names = {}, {}
         for name in self._names[Kind.MARK]:
             _, origin, number, sequence = name.split("/")
             self._mark_names.setdefault(PointRef(OriginId(origin), int(number)), {})[int(sequence)] = name
+        self._name_settings()
+
+    def refresh_settings(self) -> None:
+        """The same for items and policies alone, which costs little however many points there are."""
+        for kind in (Kind.ITEM, Kind.POLICY):
+            for name in self._names[kind]:
+                self.damage.pop(name, None)
+            self._look(kind)
+        self._name_settings()
+
+    def _name_settings(self) -> None:
+        self._items, self._item_names = {}, {}
         for name in sorted(self._names[Kind.ITEM], reverse=True):
             self._item_names.setdefault(name.split("/")[1], []).append(name)
         self._policy_names = {name.split("/")[1]: name for name in sorted(self._names[Kind.POLICY])}

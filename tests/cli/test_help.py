@@ -109,7 +109,6 @@ def test_the_tree_holds_what_is_built_and_nothing_else(program: Program) -> None
     for name in COMMANDS:
         assert re.search(rf"^  {name} ", shown, re.MULTILINE)
     for later in (
-        "policy",
         "files",
         "export",
         "mount",

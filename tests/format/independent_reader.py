@@ -432,6 +432,7 @@ class Vault:
         parts = name.split("/")
         demand(kind not in ("ORIG", "PONT") or body["origin"] == parts[1], name, "of another origin")
         demand(kind != "PONT" or body["number"] == int(parts[2]), name, "of another number")
+        demand(kind != "PLCY" or [body["name"], body["revision"]] == [parts[1], int(parts[2])], name, "of another name")
         demand(kind != "ITEM" or [body["id"], body["revision"]] == [parts[1], int(parts[2])], name, "of another name")
         return body
 

@@ -5,7 +5,7 @@
     host.run_until(moment)
 
 Phases begin when the daemon starts them and end when their virtual duration is over; the work itself is done by the
-real `Worker` at the end of it (a capture's at its beginning: that is the instant of which the snapshot is). Between
+real `Worker` at the end of it; a capture takes no time, it is an instant of which the snapshot is. Between
 two events nothing happens, so a year takes as long as its jobs do.
 """
 
@@ -40,8 +40,7 @@ class AtWork:
     job: Job
     name: PhaseName
     ends: datetime
-    lock: NumberLock | None
-    done: bool = False
+    lock: NumberLock
 
 
 @dataclass
@@ -121,8 +120,7 @@ class SimulatedHost:
     def kill(self) -> None:
         """The daemon and its workers are gone, as the machine's power: nothing is told to the journal."""
         for work in self._at_work:
-            if work.lock is not None:
-                work.lock.release()
+            work.lock.release()
         self._at_work.clear()
         self._ended = 0
         self.journal.close()
@@ -165,7 +163,7 @@ class SimulatedHost:
         work = AtWork(job, phase.name, self.now + self.duration(job, phase), lock)
         self._at_work.append(work)
         if phase.name is PhaseName.CAPTURE:
-            self._carry_out(work)
+            self._end(work)  # at this instant: the next tick sees it
 
     def ended(self) -> int:
         """See `daemon.loop.Workers`."""
@@ -188,20 +186,13 @@ class SimulatedHost:
                     image.write(stamp + seed * 8)
 
     def _carry_out(self, work: AtWork) -> None:
-        assert work.lock is not None
-        try:
-            self.trouble(work.job, work.name)
-        except InterruptedError:
-            return  # the phase hangs until the host is killed
+        self.trouble(work.job, work.name)
         job = self.worker.carry_out(work.job.id, work.name)
-        work.done = True
-        if work.name is PhaseName.CAPTURE and job.number is not None:
+        if work.name is PhaseName.CAPTURE and job.number is not None and work.job.number is None:
             self.captured.append(Captured(job.item, job.number, self.now, digest_of(self.images[job.item])))
 
     def _end(self, work: AtWork) -> None:
-        if not work.done:
-            self._carry_out(work)
-        assert work.lock is not None
+        self._carry_out(work)
         work.lock.release()
         self._at_work.remove(work)
         self._ended += 1

@@ -8,8 +8,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-import policy_oracle
 import pytest
+from helpers import retention_oracle
 from policy_schedules import History, histories, render
 
 from blockvault.policy import plan
@@ -33,5 +33,5 @@ def test_it_is_as_the_golden_file_says(name: str) -> None:
 @pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
 def test_it_is_as_the_oracle_says(history: History) -> None:
     made = plan(history.points, history.rules, history.now)
-    assert policy_oracle.outcome_of(made) == policy_oracle.expected(history.points, history.rules, history.now)
+    assert retention_oracle.outcome_of(made) == retention_oracle.expected(history.points, history.rules, history.now)
     assert len(made.decisions) == len(history.points)

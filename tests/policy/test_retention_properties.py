@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import policy_oracle
+from helpers import retention_oracle
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from policy_schedules import HOST, OTHER_HOST, utc
@@ -113,7 +113,7 @@ def kept_by(made: RetentionPlan, kind: str) -> list[str]:
 def test_the_oracle_agrees(history: tuple[list[RetentionPoint], RetentionRules, datetime]) -> None:
     points, rules, now = history
     made = plan(points, rules, now)
-    assert policy_oracle.outcome_of(made) == policy_oracle.expected(points, rules, now)
+    assert retention_oracle.outcome_of(made) == retention_oracle.expected(points, rules, now)
     assert len(made.decisions) == len(points)
     assert made.expires_all == (bool(points) and made.kept == ())
 
@@ -203,9 +203,9 @@ def test_each_rule_keeps_what_it_promises_and_no_more(
     points, rules, now = history
     made = plan(points, rules, now)
     ordinary = [point for point in points if point.retain_until is None and point.taken <= now]
-    with policy_oracle.c_library_zone(rules.zone):
+    with retention_oracle.c_library_zone(rules.zone):
         for rule, name in CALENDAR.items():
-            periods = {policy_oracle.local(point.taken, policy_oracle.FORMATS[name]) for point in ordinary}
+            periods = {retention_oracle.local(point.taken, retention_oracle.FORMATS[name]) for point in ordinary}
             texts = kept_by(made, name)
             assert len(texts) == len(set(texts)) == min(len(periods), getattr(rules, rule) or 0)
             assert set(texts) <= {f"{name} {period}" for period in periods}
