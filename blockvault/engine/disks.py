@@ -35,7 +35,7 @@ class Owner:
 
 
 class Owners:
-    """Finds who has a disk, by what it is and not by its path."""
+    """Finds who has a disk, by what it is and not by its path. Made once for many disks: it looks at every path."""
 
     def __init__(self, items: Iterable[Item], elsewhere: Iterable[RegisteredItem]) -> None:
         self._owners: list[tuple[Identity, Owner]] = [
@@ -46,21 +46,22 @@ class Owners:
                 owner = Owner(other.item, disk.path, other.vault, other.vault_path, other.vault_is_there)
                 self._owners.append((disk_identity(disk.path), owner))
 
-    def of(self, path: str) -> list[Owner]:
-        """The items that have the disk at this path."""
+    def of(self, path: str, *, but: str) -> list[Owner]:
+        """The items that have the disk at this path, but for that of this vault which is named `but`."""
         wanted = disk_identity(path)
-        return [owner for identity, owner in self._owners if identity & wanted]
+        return [owner for identity, owner in self._owners if identity & wanted and (owner.vault or owner.item != but)]
 
 
 def check_disks(
-    disks: Sequence[DiskSpec], siblings: Sequence[DiskSpec], owners: Owners, *, shared: bool, as_is: bool
+    item: str, disks: Sequence[DiskSpec], siblings: Sequence[DiskSpec], owners: Owners, *, shared: bool, as_is: bool
 ) -> list[Warned]:
     """What is to be told of disks that become an item's.
 
     Args:
+        item: its name.
         disks: those that are new.
         siblings: the item's other disks.
-        owners: items that may have them already.
+        owners: who may have them already.
         shared: another item of this vault may have a disk too.
         as_is: take the bytes of each file, whatever they are.
 
@@ -84,7 +85,7 @@ def check_disks(
                     do="name each disk once",
                 )
         known.append((identity, disk))
-        warned += _check_owners(disk, owners, shared=shared)
+        warned += _check_owners(disk, owners.of(disk.path, but=item), shared=shared)
         warned += _check_content(disk, found, [*disks, *siblings], as_is=as_is)
         mount = mount_of(disk.path, mounts)
         if mount is not None and mount.is_network and not found.is_device:
@@ -108,14 +109,14 @@ def concerns(item: Item, owners: Owners) -> list[Warned]:
             missing = ()
         if missing:
             warned.append(_kept_alone(disk, missing))
-        for owner in owners.of(disk.path):
+        for owner in owners.of(disk.path, but=item.name):
             warned.append(_shared(disk, owner))
     return warned
 
 
-def _check_owners(disk: DiskSpec, owners: Owners, *, shared: bool) -> list[Warned]:
+def _check_owners(disk: DiskSpec, owners: Sequence[Owner], *, shared: bool) -> list[Warned]:
     warned = []
-    for owner in owners.of(disk.path):
+    for owner in owners:
         by_name = "" if owner.path == disk.path else f", as {owner.path}"
         if owner.vault and owner.vault_is_there:
             raise InvalidInputError(

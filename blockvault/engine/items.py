@@ -168,17 +168,17 @@ class Items:
                 f"item '{item.name}' would have no disk left",
                 do=f"to end its protection use `blockvault unprotect {item.name}`",
             )
-        owners = self._owners(item)
+        owners = self.owners()
         # A disk that was moved is what it was: it was taken then.
-        warned = check_disks(elsewhere, [*stay, *new], owners, shared=shared, as_is=True)
-        warned += check_disks(new, [*stay, *elsewhere], owners, shared=shared, as_is=as_is)
+        warned = check_disks(item.name, elsewhere, [*stay, *new], owners, shared=shared, as_is=True)
+        warned += check_disks(item.name, new, [*stay, *elsewhere], owners, shared=shared, as_is=as_is)
         for each in warned:
             monitor.warn(each.kind, each.message)
         places = {disk.name: disk for disk in elsewhere}
         return (*[places.get(disk.name, disk) for disk in left], *new)
 
     def plan(
-        self, name: str, disks: Sequence[str], *, shared: bool, as_is: bool
+        self, name: str, disks: Sequence[str], *, shared: bool, as_is: bool, owners: Owners | None = None
     ) -> tuple[list[DiskSpec], list[Warned]]:
         """The disks that an item of that name would have, and what is to be told of them. Raises as `add` does."""
         self._session.catalog.refresh()
@@ -188,7 +188,7 @@ class Items:
             raise InvalidInputError(
                 "item.no-disk", f"item '{name}' would have no disk", do="name a disk image or device"
             )
-        return specs, check_disks(specs, (), self._owners(None), shared=shared, as_is=as_is)
+        return specs, check_disks(name, specs, (), owners or self.owners(), shared=shared, as_is=as_is)
 
     def add(
         self,
@@ -225,11 +225,11 @@ class Items:
 
     def concerns(self, item: Item) -> list[Warned]:
         """What is to be told of an item that has just registered itself."""
-        return concerns(item, self._owners(item))
+        return concerns(item, self.owners())
 
-    def _owners(self, item: Item | None) -> Owners:
-        """Who may have a disk already, but for the item itself."""
-        others = [other for other in self._session.catalog.items() if item is None or other.id != item.id]
+    def owners(self) -> Owners:
+        """Who has which disk: the items of this vault, and of the host's other vaults."""
+        others = self._session.catalog.items()
         return Owners(others, registered_items(self._session.state_dir, except_vault=self._session.vault_id))
 
     def _check_free(self, name: str) -> None:
