@@ -38,18 +38,22 @@ class Owners:
     """Finds who has a disk, by what it is and not by its path. Made once for many disks: it looks at every path."""
 
     def __init__(self, items: Iterable[Item], elsewhere: Iterable[RegisteredItem]) -> None:
-        self._owners: list[tuple[Identity, Owner]] = [
-            (disk_identity(disk.path), Owner(item.name, disk.path)) for item in items for disk in item.disks
-        ]
+        self._owners: dict[tuple[str, int, int], list[Owner]] = {}
+        for item in items:
+            for disk in item.disks:
+                self._add(Owner(item.name, disk.path))
         for other in elsewhere:
             for disk in other.disks:
-                owner = Owner(other.item, disk.path, other.vault, other.vault_path, other.vault_is_there)
-                self._owners.append((disk_identity(disk.path), owner))
+                self._add(Owner(other.item, disk.path, other.vault, other.vault_path, other.vault_is_there))
+
+    def _add(self, owner: Owner) -> None:
+        for key in disk_identity(owner.path):
+            self._owners.setdefault(key, []).append(owner)
 
     def of(self, path: str, *, but: str) -> list[Owner]:
         """The items that have the disk at this path, but for that of this vault which is named `but`."""
-        wanted = disk_identity(path)
-        return [owner for identity, owner in self._owners if identity & wanted and (owner.vault or owner.item != but)]
+        found = dict.fromkeys(owner for key in disk_identity(path) for owner in self._owners.get(key, ()))
+        return [owner for owner in found if owner.vault or owner.item != but]
 
 
 def check_disks(
