@@ -51,6 +51,12 @@ def all_findings(call: Call, item: str | None) -> Iterator[Finding]:
     yield check_kernel()
     yield check_lmdb()
     yield check_clock()
+    try:
+        files = call.settings.files
+    except BlockVaultError as error:
+        yield _failed("configuration", error)
+        return  # where state and vaults lie is not known
+    yield Finding(Level.OK, "configuration", ", ".join(files) or "no file; what is built in applies")
     state = default_state_dir()
     yield check_state_folder(state)
     yield check_space("state folder", state)

@@ -60,7 +60,19 @@ class InPlaceRestored:
 
 
 def check_whole(session: Session, item: Item) -> None:
-    """Raise `ConflictError` (`item.half-restored`) while a restore in place of the item has not ended."""
+    """Whether points can be taken of an item, asked under its capture lock.
+
+    Raises:
+        ConflictError: a restore in place of the item has not ended (`item.half-restored`).
+        NotFoundError: the item was removed before the lock was taken (`item.removed`).
+    """
+    if session.catalog.removed_since(item):
+        raise NotFoundError(
+            "item.removed",
+            f"item '{item.name}' was just removed",
+            why="another process removed it before the capture began",
+            do="register it anew with `blockvault item add`, if that was not meant",
+        )
     journal = InPlaceJournals(session.host.folder).read(item.id)
     if journal is None:
         return
