@@ -59,13 +59,16 @@ class Items:
         by_name = {item.name: item for item in self._session.catalog.items()}
         return [by_name[name] if name in by_name else self.get(name) for name in dict.fromkeys(names)]
 
-    def assign(self, names: Iterable[str], policy: str, protection: Callable[[Item], Protection]) -> list[Item]:
+    def assign(
+        self, names: Iterable[str], policy: str, protection: Callable[[Item], Protection], now: datetime
+    ) -> list[Item]:
         """Name the policy of several items, or of none of them if one is not there.
 
         Args:
             names: the items.
             policy: the policy's name; "" for none.
             protection: what an item becomes.
+            now: since when it is protected, if it is from now on.
         """
         self._session.check_writable()
         with self._lock():
@@ -74,20 +77,29 @@ class Items:
             for item in self.named(names):
                 wanted = protection(item)
                 if (item.policy, item.protection) != (policy, wanted):
-                    item = replace(item, policy=policy, protection=wanted, revision=item.revision + 1)
+                    since = item.protected_since if item.protection is Protection.PROTECTED else now
+                    item = replace(
+                        item,
+                        policy=policy,
+                        protection=wanted,
+                        protected_since=since if wanted is Protection.PROTECTED else None,
+                        revision=item.revision + 1,
+                    )
                     self._session.catalog.put_item(item)
                 changed.append(item)
             return changed
 
-    def protect(self, names: Sequence[str], protection: Protection) -> list[Item]:
-        """Change the protection of several items that have ever been protected; their policies stay."""
+    def stop(self, names: Sequence[str]) -> list[Item]:
+        """Stop the protection of several items that have ever been protected; their policies stay."""
         self._session.check_writable()
         with self._lock():
             self._session.catalog.refresh()
             changed = []
             for item in [self.get(name) for name in dict.fromkeys(names)]:
-                if item.protection not in (Protection.NONE, protection):
-                    item = replace(item, protection=protection, revision=item.revision + 1)
+                if item.protection is Protection.PROTECTED:
+                    item = replace(
+                        item, protection=Protection.STOPPED, protected_since=None, revision=item.revision + 1
+                    )
                     self._put(item)
                 changed.append(item)
             return changed

@@ -157,6 +157,7 @@ class ItemBody(msgspec.Struct, frozen=True):
     policy: str = ""
     protection: Protection = Protection.NONE
     group: str = ""
+    protected_since: str | None = None
     removed: bool = False
 
 
@@ -367,6 +368,7 @@ def item_to_body(item: Item) -> ItemBody:
         policy=item.policy,
         protection=item.protection,
         group=item.group,
+        protected_since=to_text(item.protected_since) if item.protected_since else None,
         removed=item.removed,
     )
 
@@ -382,6 +384,7 @@ def item_from_body(name: str, body: ItemBody) -> Item:
         raise damaged(name, "its record names a policy or a group that cannot be")
     try:
         created = from_text(body.created)
+        since = from_text(body.protected_since) if body.protected_since else None
     except InvalidInputError as error:
         raise damaged(name, str(error)) from None
     return Item(
@@ -397,6 +400,7 @@ def item_from_body(name: str, body: ItemBody) -> Item:
         policy=body.policy,
         protection=body.protection,
         group=body.group,
+        protected_since=since,
         removed=body.removed,
     )
 

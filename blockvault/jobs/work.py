@@ -63,10 +63,14 @@ class WorkSettings:
     Args:
         verify_budget: of a scheduled verify, in seconds.
         rate: how fast bytes may go to the vault.
+        retry_first: how long a phase that failed by what can pass waits for its second try; then twice as long each.
+        retry_limit: how long it waits at most.
     """
 
     verify_budget: timedelta = timedelta(minutes=30)
     rate: Rate | None = None
+    retry_first: timedelta = phases.RETRY_FIRST
+    retry_limit: timedelta = phases.RETRY_LIMIT
 
 
 class Worker:
@@ -165,7 +169,15 @@ class Worker:
         def decide(job: Job, _others: list[Job]) -> Job:
             if job.cancel_asked is not None:
                 return phases.cancelled(job, name, self._clock())  # nobody wants it tried again
-            return phases.fail(job, name, problem, self._clock(), retries=job.retries if passing else 0)
+            return phases.fail(
+                job,
+                name,
+                problem,
+                self._clock(),
+                retries=job.retries if passing else 0,
+                first=self._settings.retry_first,
+                limit=self._settings.retry_limit,
+            )
 
         return decide
 

@@ -24,9 +24,10 @@ class Item:
     """A virtual machine or a single disk image. `revision` counts the changes of its record, from 0.
 
     `snapshot_days` is for how many days snapshots are kept on the host (0: none; None: as many as its policy says,
-    `SNAPSHOT_DAYS_DEFAULT` without one), `snapshot_dir` where
-    (None: beside the image or in the state folder, as `snapshots.place` decides). `policy` names the policy that its
-    points are taken and kept by ("": none), `group` the items that are captured at one instant with it ("": none).
+    `SNAPSHOT_DAYS_DEFAULT` without one), `snapshot_dir` where (None: beside the image or in the state folder, as
+    `snapshots.place` decides). `policy` names the policy that its points are taken and kept by ("": none),
+    `protected_since` says since when it does so without a break, `group` names the items that are captured at one
+    instant with it ("": none).
     """
 
     id: ItemId
@@ -41,6 +42,7 @@ class Item:
     policy: str = ""
     protection: Protection = Protection.NONE
     group: str = ""
+    protected_since: datetime | None = None
     removed: bool = False  # the last revision of a record: the vault has the item no more
 
     def disk(self, name: str) -> DiskSpec | None:
