@@ -25,6 +25,7 @@ from blockvault.model import (
     Item,
     LayerRef,
     Mark,
+    OnHookFailure,
     Point,
     PointDisk,
     PointRef,
@@ -37,7 +38,6 @@ from blockvault.policy.policies import (
     POLICY_SNAPSHOT_DAYS_MAX,
     RETRIES_DEFAULT,
     RETRIES_MAX,
-    OnHookFailure,
     Policy,
     PolicyRevision,
 )
@@ -50,9 +50,12 @@ SNAPSHOT_DAYS_MAX = 36500
 SIZE_MAX = 1 << 62
 SOFT_DELETE_DAYS_MAX = 3650
 WINDOW_SECONDS_MAX = 86_400
+FREEZE_MOUNTS_MAX = 64
+HOOK_SECONDS_MAX = 3600
 Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
 Slot = Annotated[int, msgspec.Meta(ge=0, le=SLOTS_MAX)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=SIZE_MAX)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=SIZE_MAX)]
 
 
@@ -114,6 +117,9 @@ class PointBody(msgspec.Struct, frozen=True):
     tags: dict[str, str] = {}
     comment: str = ""
     retain_until: str | None = None
+    freeze_ms: Milliseconds | None = None
+    skew_ms: Milliseconds | None = None
+    group: str = ""
 
 
 class MarkBody(msgspec.Struct, frozen=True):
@@ -158,6 +164,9 @@ class ItemBody(msgspec.Struct, frozen=True):
     protection: Protection = Protection.NONE
     group: str = ""
     removed: bool = False
+    agent_socket: str = ""
+    freeze_mounts: Annotated[list[str], msgspec.Meta(max_length=FREEZE_MOUNTS_MAX)] = []
+    hook_seconds: Annotated[int, msgspec.Meta(ge=1, le=HOOK_SECONDS_MAX)] | None = None
 
 
 Keep = Annotated[int, msgspec.Meta(ge=1, le=KEEP_MAX)] | None
@@ -281,6 +290,9 @@ def point_to_body(point: Point) -> PointBody:
         tags=dict(point.tags),
         comment=point.comment,
         retain_until=to_text(point.retain_until) if point.retain_until else None,
+        freeze_ms=point.freeze_ms,
+        skew_ms=point.skew_ms,
+        group=point.group,
     )
 
 
@@ -294,6 +306,8 @@ def point_from_body(name: str, body: PointBody, digest: bytes) -> Point:
                 raise damaged(name, f"its record has a disk that cannot be: {disk.name!r}")
         if len({disk.name for disk in body.disks}) < len(body.disks):
             raise damaged(name, "its record names a disk twice")
+        if body.group and not ITEM_NAME.match(body.group):
+            raise damaged(name, "its record names a group that cannot be")
         return Point(
             ref=PointRef(OriginId(body.origin), body.number),
             id=PointId(body.id),
@@ -325,6 +339,9 @@ def point_from_body(name: str, body: PointBody, digest: bytes) -> Point:
             tags=body.tags,
             comment=body.comment,
             retain_until=from_text(body.retain_until) if body.retain_until else None,
+            freeze_ms=body.freeze_ms,
+            skew_ms=body.skew_ms,
+            group=body.group,
             refreshed_at=body.refreshed_at,
             digest=digest,
         )
@@ -368,6 +385,9 @@ def item_to_body(item: Item) -> ItemBody:
         protection=item.protection,
         group=item.group,
         removed=item.removed,
+        agent_socket=item.agent_socket,
+        freeze_mounts=list(item.freeze_mounts),
+        hook_seconds=item.hook_seconds,
     )
 
 
@@ -380,6 +400,8 @@ def item_from_body(name: str, body: ItemBody) -> Item:
         raise damaged(name, "its record names a disk twice, or a chunk size that is no power of two")
     if any(text and not ITEM_NAME.match(text) for text in (body.policy, body.group)):
         raise damaged(name, "its record names a policy or a group that cannot be")
+    if any(path and (not path.startswith("/") or "\0" in path) for path in (body.agent_socket, *body.freeze_mounts)):
+        raise damaged(name, "its record names a socket or a mount that cannot be")
     try:
         created = from_text(body.created)
     except InvalidInputError as error:
@@ -398,6 +420,9 @@ def item_from_body(name: str, body: ItemBody) -> Item:
         protection=body.protection,
         group=body.group,
         removed=body.removed,
+        agent_socket=body.agent_socket,
+        freeze_mounts=tuple(body.freeze_mounts),
+        hook_seconds=body.hook_seconds,
     )
 
 

@@ -27,6 +27,8 @@ class Item:
     `SNAPSHOT_DAYS_DEFAULT` without one), `snapshot_dir` where
     (None: beside the image or in the state folder, as `snapshots.place` decides). `policy` names the policy that its
     points are taken and kept by ("": none), `group` the items that are captured at one instant with it ("": none).
+    `agent_socket` is the unix socket of its guest's QEMU guest agent ("": none), `freeze_mounts` where its file systems
+    are mounted on this host, if they are, and `hook_seconds` how long one of its scripts may run (None: the default).
     """
 
     id: ItemId
@@ -42,6 +44,9 @@ class Item:
     protection: Protection = Protection.NONE
     group: str = ""
     removed: bool = False  # the last revision of a record: the vault has the item no more
+    agent_socket: str = ""
+    freeze_mounts: tuple[str, ...] = ()
+    hook_seconds: int | None = None
 
     def disk(self, name: str) -> DiskSpec | None:
         """The disk of that name, or None."""
