@@ -28,6 +28,8 @@ class Item:
     `snapshots.place` decides). `policy` names the policy that its points are taken and kept by ("": none),
     `protected_since` says since when it does so without a break, `group` names the items that are captured at one
     instant with it ("": none).
+    `agent_socket` is the unix socket of its guest's QEMU guest agent ("": none), `freeze_mounts` where its file systems
+    are mounted on this host, if they are, and `hook_seconds` how long one of its scripts may run (None: the default).
     """
 
     id: ItemId
@@ -44,6 +46,9 @@ class Item:
     group: str = ""
     protected_since: datetime | None = None
     removed: bool = False  # the last revision of a record: the vault has the item no more
+    agent_socket: str = ""
+    freeze_mounts: tuple[str, ...] = ()
+    hook_seconds: int | None = None
 
     def disk(self, name: str) -> DiskSpec | None:
         """The disk of that name, or None."""
