@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 
 AHEAD_MOST = timedelta(days=2)
-JUMP_LEAST = timedelta(days=14)
 
 
 class Workers(Protocol):
@@ -181,8 +180,7 @@ class Daemon:
                     moment=each.moment,
                 )
                 self._journal.add(job, handled=Handled(view.vault_id, operation, each.moment))
-            if now - each.scheduled.handled < JUMP_LEAST:  # else the clock may have run ahead: tomorrow it is known
-                self._journal.trim(now - timedelta(days=self._settings.history_days))
+            self._journal.trim(now - timedelta(days=self._settings.history_days))
         return next_look
 
     def _handled(self, view: VaultView, ids: list[ItemId], now: datetime) -> dict[ItemId, datetime]:

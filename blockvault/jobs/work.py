@@ -33,7 +33,8 @@ from blockvault.errors import (
 from blockvault.failpoints import reach
 from blockvault.jobs import phases
 from blockvault.jobs.watch import JobMonitor, Watcher, problems_of
-from blockvault.model import Tier, VerifyBudget
+from blockvault.model import Consistency, Tier, VerifyBudget
+from blockvault.model.enums import OnHookFailure
 from blockvault.model.job import FOREGROUND, Job, Operation, PhaseName, PhaseState, Problem
 from blockvault.store.journal import LogLine
 
@@ -212,8 +213,12 @@ class Worker:
         if found is not None:
             number, tier, statistics = found.number, found.tier, found.statistics
         else:
+            policy = vault.policy_of(item)
             made = vault.capture(
                 item,
+                consistency=policy.consistency if policy is not None else Consistency.CRASH,
+                on_hook_failure=policy.on_hook_failure if policy is not None else OnHookFailure.WARN,
+                job=job.id,
                 tags={JOB_TAG: job.id},
                 comment=job.comment,
                 retain_until=job.retain_until,
