@@ -139,7 +139,7 @@ class Daemon:
         for item in view.items:
             begun = min(item.since, now)
             handled = max(begun, known.get(item.item_id, begun))
-            scheduled.append(Scheduled(item.item_id, item.item, item.policy, handled))
+            scheduled.append(Scheduled(item.item_id, item.item, item.policy, handled, item.group))
         due, next_look = planning.due_now(scheduled, now)
         for each in due:
             wanted = each.scheduled
@@ -154,6 +154,7 @@ class Daemon:
                 now=now,
                 moment=each.moment,
                 retries=wanted.policy.retries,
+                details={"group": wanted.spread} if wanted.spread else None,
             )
             self._journal.add(job, handled=Handled(view.vault_id, wanted.item_id, each.moment))
         return next_look

@@ -35,6 +35,7 @@ class Protected:
     item: str
     policy: Policy
     since: datetime
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ def _protected(vault: Vault) -> tuple[tuple[Protected, ...], Problem | None]:
             problem = _problem_of(error)
             continue
         if policy is not None:
-            found.append(Protected(item.id, item.name, policy, item.protected_since or item.created))
+            since = item.protected_since or item.created
+            found.append(Protected(item.id, item.name, policy, since, item.group))
     return tuple(found), problem
 
 

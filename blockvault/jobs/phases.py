@@ -51,6 +51,7 @@ def backup_job(
     retain_until: datetime | None = None,
     comment: str = "",
     retries: int = 3,
+    details: dict[str, str] | None = None,
 ) -> Job:
     """A new backup of an item, both phases waiting."""
     return Job(
@@ -67,6 +68,7 @@ def backup_job(
         retain_until=retain_until,
         comment=comment,
         retries=retries,
+        details=details or {},
     )
 
 

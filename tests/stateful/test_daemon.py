@@ -229,3 +229,70 @@ def test_failures_that_pass_are_tried_again_by_the_daemon(host: SimulatedHost, h
     lines = [line.text for line in host.journal.logs(job.id) if line.level == "error"]
     assert len(lines) == 3
     assert host.vault.points("web")[0].tier is Tier.BOTH
+
+
+def test_a_group_is_captured_at_one_instant(reflink_path: Path) -> None:
+    host = SimulatedHost(reflink_path / "host", START)
+    for name in ("web", "mail", "db"):
+        host.add(name)
+    for name in ("web", "db"):
+        host.vault.set_item(name, group="shop")
+    policy = Policy("spread", Schedule.daily("02:00", zone="UTC"), NIGHTLY.retention, window=HOUR)
+    host.protect(policy, "web", "mail", "db")
+    host.run_until(START + 2 * DAY)
+    for day in (0, 1):
+        web, db = backups(host)[day], backups(host, "db")[day]
+        assert web.state is db.state is JobState.COMPLETED
+        assert web.created == db.created, "a group starts together"
+        assert web.details["group"] == db.details["group"] == "shop"
+        leaders = {job.details.get("captured_by") for job in (web, db)} - {None}
+        assert leaders <= {web.id, db.id}
+        assert len(leaders) == 1
+        points = [host.vault.point(str(job.number)).point for job in (web, db)]
+        assert all(point is not None and point.skew_ms is not None and point.group == "shop" for point in points)
+        assert points[0].skew_ms == points[1].skew_ms  # type: ignore[union-attr]
+    assert "captured_by" not in backups(host, "mail")[0].details
+    for captured in host.captured:
+        host.check_restores(str(captured.number), captured)
+    host.close()
+
+
+def test_a_group_that_cannot_be_cloned_is_captured_one_by_one_and_says_so(host: SimulatedHost) -> None:
+    for name in ("web", "mail"):
+        host.vault.set_item(name, group="shop")
+    host.protect(NIGHTLY, "web", "mail")
+    host.run_until(START + DAY)
+    for name in ("web", "mail"):
+        (job,) = backups(host, name)
+        assert job.state is JobState.COMPLETED_WITH_WARNING
+        assert [warning.kind for warning in job.warnings] == ["group.cannot-clone"]
+        assert host.vault.points(name)[0].tier is Tier.BOTH
+
+
+def test_a_group_whose_capture_was_killed_finds_all_its_snapshots(reflink_path: Path, hook: Any) -> None:
+    host = SimulatedHost(reflink_path / "host", START)
+    for name in ("web", "db"):
+        host.add(name)
+        host.vault.set_item(name, group="shop")
+    host.protect(NIGHTLY, "web", "db")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(name: str) -> None:
+        if name == "job.captured":
+            raise Killed
+
+    hook(kill)
+    with pytest.raises(Killed):
+        host.run_until(START + DAY)
+    hook(None)
+    host.kill()
+    host.boot()
+    host.run_until(START + DAY)
+    for name in ("web", "db"):
+        (job,) = backups(host, name)
+        assert job.state is JobState.COMPLETED
+        assert job.phases[0].tries == 2
+        assert [info.number for info in host.vault.points(name)] == [job.number], "it was not captured again"
+    host.close()
