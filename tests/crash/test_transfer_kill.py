@@ -19,6 +19,8 @@ from helpers.site import CHUNK, Site
 OTHERS = (
     "snapshot.",
     "hook.",
+    "job.",
+    "journal.",
     "in-place.",
     "restore.mended",
     "mark.",
