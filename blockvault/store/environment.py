@@ -63,19 +63,16 @@ class Environment:
         noun: what it is, for messages: "the journal of jobs".
         kind: of the errors where it cannot be used.
         map_bytes: room to begin with.
-        failpoint: reached before each commit.
 
     Raises:
         DeviceError: it cannot be opened.
     """
 
-    def __init__(
-        self, folder: str, names: tuple[bytes, ...], *, noun: str, kind: str, map_bytes: int, failpoint: str
-    ) -> None:
+    def __init__(self, folder: str, names: tuple[bytes, ...], *, noun: str, kind: str, map_bytes: int) -> None:
         self.folder = folder
         self.set_aside: str | None = None  # where a damaged one was put when this one was opened
         self._names = names
-        self._noun, self._kind, self._failpoint = noun, kind, failpoint
+        self._noun, self._kind = noun, kind
         self._map_bytes = map_bytes
         self._lock = threading.Lock()
         try:
@@ -125,7 +122,7 @@ class Environment:
                 with self._lock, self._environment.begin(write=write) as txn:
                     done = work(txn)
                     if write:
-                        reach(self._failpoint)
+                        reach("environment.commit")
                     return done
             except lmdb.MapFullError:
                 with self._lock:

@@ -95,7 +95,6 @@ class Journal:
             noun="the journal of jobs",
             kind="journal.failed",
             map_bytes=MAP_BYTES_START,
-            failpoint="journal.commit",
         )
         self._jobs, self._open_jobs, self._handled, self._logs = self._environment.databases
 

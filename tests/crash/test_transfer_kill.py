@@ -20,7 +20,7 @@ OTHERS = (
     "snapshot.",
     "hook.",
     "job.",
-    "journal.",
+    "environment.",
     "in-place.",
     "restore.mended",
     "mark.",
