@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from blockvault.engine.disks import Owners, check_disks, concerns
+from blockvault.engine.disks import Owners, check_disks, tell_concerns
 from blockvault.engine.session import Session
 from blockvault.errors import CorruptionError, DeviceError, InvalidInputError, NotFoundError
 from blockvault.format.records import DISKS_MAX
@@ -226,9 +226,9 @@ class Items:
             self._put(removed)
             return removed
 
-    def concerns(self, item: Item) -> list[Warned]:
-        """What is to be told of an item that has just registered itself."""
-        return concerns(item, self.owners())
+    def tell_concerns(self, item: Item, monitor: Monitor) -> None:
+        """Tell what should be known of an item that has just registered itself."""
+        tell_concerns(item, self.owners(), monitor)
 
     def owners(self) -> Owners:
         """Who has which disk: the items of this vault, and of the host's other vaults."""
