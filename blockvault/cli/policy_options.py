@@ -94,8 +94,7 @@ def changes_of(policy: Policy, options: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import replace
     from datetime import timedelta
 
-    from blockvault.model import Consistency
-    from blockvault.policy.policies import OnHookFailure
+    from blockvault.model import Consistency, OnHookFailure
     from blockvault.policy.schedule import parse_schedule
     from blockvault.units import parse_span
 

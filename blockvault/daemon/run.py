@@ -142,7 +142,9 @@ class _Running:
             control.wait(1.0, self._workers.pids())
 
     def _tell_problems(self) -> None:
-        """Say what cannot be read of the vaults, once each time that it changes."""
+        """Say what the loop noticed, and what cannot be read of the vaults, once each time that it changes."""
+        while self._daemon.notes:
+            self._say(self._daemon.notes.pop(0))
         problems = {view.name: view.problem.message for view in self._daemon.views if view.problem is not None}
         for name, text in problems.items():
             if self._told.get(name) != text:

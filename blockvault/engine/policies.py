@@ -330,7 +330,7 @@ class Policies:
             self._put(change.after, now)
         if change.expired:
             monitor.warn(SHORTENED, f"policy '{policy}' keeps less than was kept before: {_counted(change)}")
-        return self._items.assign(change.items, policy, lambda item: protection or _assigned(item))
+        return self._items.assign(change.items, policy, lambda item: protection or _assigned(item), now)
 
     # --- what these share --------------------------------------------------------------------------------------
 

@@ -259,7 +259,7 @@ class Protecting:
     def unprotect(self, plan: UnprotectPlan, *, reason: str, monitor: Monitor, now: datetime) -> list[Item]:
         """See `Vault.unprotect`."""
         self._session.check_writable()
-        items = self._items.protect(plan.items, Protection.STOPPED)
+        items = self._items.stop(plan.items)
         expirer = Expirer(self._session, monitor)
         for info in plan.points:
             expirer.delete(info, reason, now, purge=False)

@@ -1,6 +1,15 @@
 """What BlockVault speaks of, as frozen dataclasses without input or output."""
 
-from blockvault.model.enums import ChunkState, ChurnSource, Codec, Consistency, FillKind, Protection, Tier
+from blockvault.model.enums import (
+    ChunkState,
+    ChurnSource,
+    Codec,
+    Consistency,
+    FillKind,
+    OnHookFailure,
+    Protection,
+    Tier,
+)
 from blockvault.model.item import DiskSpec, Item
 from blockvault.model.mark import Mark, MarkKind, PointState, state_of
 from blockvault.model.point import LayerRef, Point, PointBrief, PointDisk, PointRef, PointStatistics
@@ -52,6 +61,7 @@ __all__ = [
     "Leftover",
     "Mark",
     "MarkKind",
+    "OnHookFailure",
     "Phase2",
     "Point",
     "PointBrief",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from blockvault.model.enums import Consistency
+from blockvault.model.enums import Consistency, OnHookFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +48,5 @@ class SnapshotRequest:
     comment: str = ""
     retain_until: datetime | None = None
     level: int = 1
+    on_hook_failure: OnHookFailure = OnHookFailure.WARN
+    job: str = ""

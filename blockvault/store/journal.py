@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NamedTuple, Self, TypeVar
 
 import lmdb
@@ -39,6 +40,7 @@ from blockvault.store.locks import NumberLock
 MAP_BYTES_START = 64 << 20
 LOG_LINES_MAX = 2_000  # of one job
 LOG_TEXT_MAX = 4_000
+TRIM_NEWER_LEAST = 50
 ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing to mistake for another
 _ID_DIGITS = 8
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -352,10 +354,17 @@ class Journal:
         return self._run(work, write=False)
 
     def trim(self, before: datetime) -> int:
-        """Forget jobs that ended before a moment, with their logs; returns how many. Open jobs stay."""
+        """Forget jobs that ended before a moment, with their logs; returns how many. Open jobs stay.
+
+        None goes where fewer than `TRIM_NEWER_LEAST` are newer: the moment may be that of a clock that ran ahead.
+        """
 
         def work(txn: Any) -> int:
             gone = []
+            with txn.cursor(db=self._jobs) as cursor:
+                newer = sum(1 for _ in islice(_newer(cursor, before), TRIM_NEWER_LEAST))
+            if newer < TRIM_NEWER_LEAST:
+                return 0
             with txn.cursor(db=self._jobs) as cursor:
                 for key, value in cursor:  # in order of time
                     job = _decoded(bytes(key).decode(), value)
@@ -373,6 +382,17 @@ class Journal:
             return len(gone)
 
         return self._run(work, write=True)
+
+
+def _newer(cursor: Any, moment: datetime) -> Iterator[Job]:
+    """Jobs made since a moment, newest first."""
+    going = cursor.last()
+    while going:
+        job = _decoded(bytes(cursor.key()).decode(), cursor.value())
+        if job.created < moment:
+            return
+        yield job
+        going = cursor.prev()
 
 
 def _handled_key(vault_id: str, item_id: str) -> bytes:

@@ -115,8 +115,6 @@ def test_the_tree_holds_what_is_built_and_nothing_else(program: Program) -> None
         "portal",
         "daemon",
         "job",
-        "group",
-        "hook",
         "forecast",
     ):
         assert not re.search(rf"^  {later}\b", shown, re.MULTILINE)

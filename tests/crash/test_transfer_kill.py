@@ -18,6 +18,7 @@ from helpers.site import CHUNK, Site
 # Parts of the program that have files of their own in tests/crash.
 OTHERS = (
     "snapshot.",
+    "hook.",
     "in-place.",
     "restore.mended",
     "mark.",

@@ -161,6 +161,7 @@ def _info(point: object) -> PointInfo:
     return PointInfo(
         point.number, str(point.number), point.id, point.item_name, point.taken, Tier.VAULT, point.consistency,
         point.size, point.statistics, point.churn_source, point.retain_until, None, point.tags, point.comment, point,
+        freeze_ms=point.freeze_ms, skew_ms=point.skew_ms, group=point.group,
     )  # fmt: skip
 
 

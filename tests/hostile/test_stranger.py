@@ -209,6 +209,8 @@ def test_a_record_that_nests_without_end_is_refused(stranger: Stranger, text: by
 
 @pytest.mark.parametrize("change", [
     {"created": "0001-01-01T00:00:00+23:59"}, {"created": "never"}, {"chunk_size": 16_385}, {"snapshot_days": 1 << 62},
+    {"agent_socket": "x"}, {"agent_socket": "/a\0b"}, {"freeze_mounts": ["/a", "b"]}, {"freeze_mounts": ["/a"] * 65},
+    {"hook_seconds": 0}, {"hook_seconds": 1 << 40}, {"group": "../x"},
     {"snapshot_days": -1}, {"revision": 7}, {"id": "0" * 32}, {"name": "../x"}, {"disks": [("a", "x"), ("a", "y")]},
 ])  # fmt: skip
 def test_an_item_that_cannot_be_is_named_and_in_nobodys_way(stranger: Stranger, change: dict[str, Any]) -> None:
