@@ -17,24 +17,20 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple, Self, TypeVar
 
-import lmdb
 import msgspec
 
 from blockvault.clock import from_text, to_text
 from blockvault.errors import CorruptionError, NotFoundError
-from blockvault.failpoints import reach
 from blockvault.format import jsontext
 from blockvault.model.job import Job
-from blockvault.store.local import device_error
+from blockvault.store.environment import Environment
 from blockvault.store.locks import NumberLock
 
 MAP_BYTES_START = 64 << 20
@@ -45,7 +41,6 @@ ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing 
 _ID_DIGITS = 8
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PER_SECOND = 256
-_DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PanicError)
 
 T = TypeVar("T")
 
@@ -94,49 +89,19 @@ class Journal:
     """The opened journal of a state folder; one in a process at a time (LMDB's rule)."""
 
     def __init__(self, state_dir: str) -> None:
-        self._folder = os.path.join(state_dir, "jobs")
-        self.set_aside: str | None = None  # where a damaged journal was put when this one was opened
-        self._lock = threading.Lock()
-        try:
-            try:
-                self._open()
-            except _DAMAGED:
-                self._begin_anew()
-        except (lmdb.Error, OSError) as error:
-            raise device_error(
-                error if isinstance(error, OSError) else OSError(str(error)),
-                f"opening the journal of jobs {self._folder}",
-                kind="journal.failed",
-            ) from error
-
-    def _open(self) -> None:
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        data = os.path.join(self._folder, "data.mdb")
-        size = MAP_BYTES_START
-        with contextlib.suppress(FileNotFoundError):
-            while size < 2 * os.stat(data).st_size:
-                size *= 2
-        self._environment = lmdb.open(
-            self._folder, map_size=size, max_dbs=8, max_readers=512, lib_version=0, mode=0o600, readahead=False
+        self._environment = Environment(
+            os.path.join(state_dir, "jobs"),
+            (b"jobs", b"open", b"handled", b"logs"),
+            noun="the journal of jobs",
+            kind="journal.failed",
+            map_bytes=MAP_BYTES_START,
         )
-        try:
-            self._environment.reader_check()
-            if os.stat(data).st_size < (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]:
-                raise lmdb.CorruptedError("the file was cut off")  # reading beyond its end would end the process
-            self._jobs, self._open_jobs, self._handled, self._logs = (
-                self._environment.open_db(name) for name in (b"jobs", b"open", b"handled", b"logs")
-            )
-        except BaseException:
-            self._environment.close()
-            raise
+        self._jobs, self._open_jobs, self._handled, self._logs = self._environment.databases
 
-    def _begin_anew(self) -> None:
-        number = 1
-        while os.path.lexists(f"{self._folder}.damaged-{number}"):
-            number += 1
-        self.set_aside = f"{self._folder}.damaged-{number}"
-        os.rename(self._folder, self.set_aside)
-        self._open()
+    @property
+    def set_aside(self) -> str | None:
+        """Where a damaged journal was put when this one was opened."""
+        return self._environment.set_aside
 
     def close(self) -> None:
         """Close the journal; safe to call again."""
@@ -148,34 +113,12 @@ class Journal:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
-    def _run(self, work: Callable[[Any], T], *, write: bool) -> T:
-        while True:
-            try:
-                with self._lock, self._environment.begin(write=write) as txn:
-                    done = work(txn)
-                    if write:
-                        reach("journal.commit")
-                    return done
-            except lmdb.MapFullError:
-                with self._lock:
-                    self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
-            except lmdb.MapResizedError:
-                with self._lock:
-                    self._environment.set_mapsize(0)
-            except lmdb.Error as error:
-                full = "No space left" in str(error)
-                raise device_error(
-                    OSError(28 if full else 5, str(error)),
-                    f"using the journal of jobs {self._folder}",
-                    kind="store.no-space" if full else "journal.failed",
-                ) from error
-
     # --- jobs --------------------------------------------------------------------------------------------------
 
     @property
     def revision(self) -> int:
         """Rises with every change by any process: cheap to ask whether there is something new."""
-        return int(self._environment.info()["last_txnid"])
+        return self._environment.revision
 
     def add(self, job: Job, *, handled: Handled | None = None) -> Job | None:
         """Write a new job, with an id of its own (that of `job` is not looked at).
@@ -202,7 +145,7 @@ class Journal:
             self._put(txn, made)
             return made
 
-        return self._run(work, write=True)
+        return self._environment.run(work, write=True)
 
     def change(self, job_id: str, decide: Callable[[Job, list[Job]], Job | None]) -> Job:
         """Change a job by what it is now.
@@ -227,7 +170,7 @@ class Journal:
             self._put(txn, changed)
             return changed
 
-        return self._run(work, write=True)
+        return self._environment.run(work, write=True)
 
     def _put(self, txn: Any, job: Job) -> None:
         txn.put(job.id.encode(), jsontext.encode(job), db=self._jobs)
@@ -255,11 +198,11 @@ class Journal:
 
     def get(self, job_id: str) -> Job:
         """The job of that id. Raises `NotFoundError` (`job.not-found`)."""
-        return self._run(lambda txn: self._get(txn, job_id), write=False)
+        return self._environment.run(lambda txn: self._get(txn, job_id), write=False)
 
     def open_jobs(self, item_id: str | None = None) -> list[Job]:
         """The jobs in progress, oldest first; of one item, or of all."""
-        found = self._run(lambda txn: self._open_of(txn, item_id), write=False)
+        found = self._environment.run(lambda txn: self._open_of(txn, item_id), write=False)
         return sorted(found, key=lambda job: job.id)
 
     def newest(self, count: int | None = None, *, before: str | None = None) -> list[Job]:
@@ -282,11 +225,11 @@ class Journal:
                     going = cursor.prev()
             return found
 
-        return self._run(work, write=False)
+        return self._environment.run(work, write=False)
 
     def lock(self, job_id: str) -> NumberLock:
         """Held by the process that works on a job: whoever can take it knows that nobody does."""
-        return NumberLock(os.path.join(self._folder, "at-work"), id_number(job_id))
+        return NumberLock(os.path.join(self._environment.folder, "at-work"), id_number(job_id))
 
     # --- schedules ---------------------------------------------------------------------------------------------
 
@@ -304,7 +247,7 @@ class Journal:
                     going = cursor.next()
             return found
 
-        return self._run(work, write=False)
+        return self._environment.run(work, write=False)
 
     def set_handled(self, moments: Sequence[Handled]) -> None:
         """Begin schedules: what lies before these moments is not made up for."""
@@ -314,7 +257,7 @@ class Journal:
                 key = _handled_key(each.vault_id, each.item_id)
                 txn.put(key, to_text(each.moment).encode(), db=self._handled)
 
-        self._run(work, write=True)
+        self._environment.run(work, write=True)
 
     # --- logs and history --------------------------------------------------------------------------------------
 
@@ -334,7 +277,7 @@ class Journal:
                 txn.put(f"{job_id}/{number:06d}".encode(), value, db=self._logs)
                 number += 1
 
-        self._run(work, write=True)
+        self._environment.run(work, write=True)
 
     def logs(self, job_id: str) -> list[LogLine]:
         """The log of a job, oldest line first. Raises `NotFoundError` (`job.not-found`)."""
@@ -351,7 +294,7 @@ class Journal:
                     going = cursor.next()
             return found
 
-        return self._run(work, write=False)
+        return self._environment.run(work, write=False)
 
     def trim(self, before: datetime) -> int:
         """Forget jobs that ended before a moment, with their logs; returns how many. Open jobs stay.
@@ -381,7 +324,7 @@ class Journal:
                         going = cursor.delete()
             return len(gone)
 
-        return self._run(work, write=True)
+        return self._environment.run(work, write=True)
 
 
 def _newer(cursor: Any, moment: datetime) -> Iterator[Job]:

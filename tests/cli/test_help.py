@@ -113,8 +113,6 @@ def test_the_tree_holds_what_is_built_and_nothing_else(program: Program) -> None
         "export",
         "mount",
         "portal",
-        "daemon",
-        "job",
         "forecast",
     ):
         assert not re.search(rf"^  {later}\b", shown, re.MULTILINE)

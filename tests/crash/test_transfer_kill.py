@@ -19,6 +19,8 @@ from helpers.site import CHUNK, Site
 OTHERS = (
     "snapshot.",
     "hook.",
+    "job.",
+    "environment.",
     "in-place.",
     "restore.mended",
     "mark.",

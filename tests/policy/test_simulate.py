@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-import policy_oracle
 import pytest
+from helpers import retention_oracle
 from policy_schedules import HOST, utc
 from test_schedule import walk
 
@@ -127,9 +127,9 @@ def test_every_mark_is_the_oracles(schedule: str, zone: str, now: str) -> None:
     points = [RetentionPoint(PointRef(HOST, number), taken) for number, taken in enumerate(moments, 1)]
     assert [each.point.taken for each in reversed(simulation.decisions)] == moments
     marks: dict[str, str] = {}
-    with policy_oracle.c_library_zone(zone):
-        days = {point.ref: policy_oracle.local(point.taken, "%Y-%m-%d") for point in points}
-    for ref, (keep, reasons) in policy_oracle.expected(points, rules, end).items():
+    with retention_oracle.c_library_zone(zone):
+        days = {point.ref: retention_oracle.local(point.taken, "%Y-%m-%d") for point in points}
+    for ref, (keep, reasons) in retention_oracle.expected(points, rules, end).items():
         words = {reason.split()[0] for reason in reasons} if keep else set()
         longest = ("yearly", "monthly", "weekly", "daily", "last")
         mark = next((word[0].upper() for word in longest if word in words), ".")

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +18,7 @@ from helpers.damage import flip, truncate
 from helpers.files import noise
 from helpers.site import CHUNK, Site
 
+import blockvault
 from blockvault.clock import local_zone_name
 from blockvault.errors import (
     AlreadyExistsError,
@@ -498,3 +502,71 @@ def test_a_vault_that_is_open_for_long_sees_what_others_change(site: Site) -> No
     assert site.vault.policy("gold").snapshot_days == 9
     assert [item.name for item in site.vault.items()] == ["disk"]
     assert site.vault.set_policy("gold", snapshot_days=4).after.revision == 2
+
+
+RACER = """
+import sys, time
+from datetime import timedelta
+from blockvault.errors import BlockVaultError
+from blockvault.policy.policies import Policy
+from blockvault.policy.schedule import Schedule
+from blockvault.vault import Vault
+
+state, verb, argument = sys.argv[1:]
+with Vault.open(state_dir=state) as vault:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        if verb == "set":
+            vault.set_policy("gold", **{argument: {"snapshot_days": 9, "retries": 7, "comment": "raced"}[argument]})
+        elif verb == "create":
+            vault.create_policy(Policy("new", Schedule.hourly(1), comment=argument))
+        elif verb == "assign":
+            vault.assign_policy(["db"], argument)
+        else:
+            vault.delete_policy(argument)
+        print("done")
+    except BlockVaultError as error:
+        print(error.kind)
+"""
+
+
+def test_processes_of_one_host_change_policies_one_after_the_other(filled: Site) -> None:
+    """Each change is there afterwards, one of several makers wins, and no item names a policy that was deleted."""
+    filled.vault.create_policy(GOLD)
+    filled.vault.create_policy(Policy("passing", Schedule.hourly(2)))
+    filled.close()
+    orders = [
+        *(("set", field) for field in ("snapshot_days", "retries", "comment")),
+        *(("create", comment) for comment in ("one", "two")),
+        ("assign", "passing"),
+        ("delete", "passing"),
+    ]
+    env = {**os.environ, "PYTHONPATH": str(Path(blockvault.__file__).parents[1])}
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(filled.state), *order],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        for order in orders
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    said = [racer.communicate(timeout=60)[0].strip() for racer in racers]
+    vault = filled.vault
+    assert said[:3] == ["done"] * 3
+    gold = vault.policy("gold")
+    assert (gold.snapshot_days, gold.retries, gold.comment, gold.revision) == (9, 7, "raced", 3)
+    assert sorted(said[3:5]) == ["done", "policy.exists"]
+    assert vault.policy("new").comment == ("one", "two")[said[3:5].index("done")]
+    there = "passing" in [policy.name for policy in vault.policies()]
+    assert said[5:] in (["done", "policy.in-use"], ["policy.not-found", "done"])
+    assert there is (vault.item("db").policy == "passing")
