@@ -92,8 +92,7 @@ class Backup:
                 item = found
                 if note:
                     monitor.note(note)
-                for concern in self._items.concerns(item):
-                    monitor.warn(concern.kind, concern.message)
+                self._items.tell_concerns(item, monitor)
                 for name in self._session.catalog.damage:
                     if name.startswith("items/"):
                         monitor.warn(

@@ -19,7 +19,7 @@ from blockvault.image.identity import Identity, disk_identity
 from blockvault.image.mounts import mount_of, read_mounts
 from blockvault.image.recognise import Recognised, recognise
 from blockvault.model import DiskSpec, Item
-from blockvault.monitor import Warned
+from blockvault.monitor import Monitor, Warned
 from blockvault.store.registered import RegisteredItem
 
 
@@ -103,19 +103,23 @@ def check_disks(
     return warned
 
 
-def concerns(item: Item, owners: Owners) -> list[Warned]:
-    """What is to be told of an item that registers itself (`blockvault snapshot DISK`), where nothing is refused."""
-    warned: list[Warned] = []
+def tell_concerns(item: Item, owners: Owners, monitor: Monitor) -> None:
+    """Tell of an item that registers itself (`blockvault snapshot DISK`), where nothing is refused.
+
+    That another vault has the disk too is only noted: who names a second vault means it.
+    """
     for disk in item.disks:
         try:
             missing = _missing(disk, recognise(disk.path), item.disks)
         except DeviceError:
             missing = ()
         if missing:
-            warned.append(_kept_alone(disk, missing))
+            _warn(monitor, _kept_alone(disk, missing))
         for owner in owners.of(disk.path, but=item.name):
-            warned.append(_shared(disk, owner))
-    return warned
+            if owner.vault:
+                monitor.note(_shared(disk, owner).message)
+            else:
+                _warn(monitor, _shared(disk, owner))
 
 
 def _check_owners(disk: DiskSpec, owners: Sequence[Owner], *, shared: bool) -> list[Warned]:
@@ -199,6 +203,10 @@ def _missing(disk: DiskSpec, found: Recognised, siblings: Sequence[DiskSpec]) ->
         if not any(wanted & each for each in have):
             missing.append(name)
     return tuple(missing)
+
+
+def _warn(monitor: Monitor, warned: Warned) -> None:
+    monitor.warn(warned.kind, warned.message)
 
 
 def _kept_alone(disk: DiskSpec, missing: tuple[str, ...]) -> Warned:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from blockvault.engine.disks import Owners, check_disks, concerns
+from blockvault.engine.disks import Owners, check_disks, tell_concerns
 from blockvault.engine.session import Session
 from blockvault.errors import CorruptionError, DeviceError, InvalidInputError, NotFoundError
-from blockvault.format.records import FREEZE_MOUNTS_MAX, HOOK_SECONDS_MAX
+from blockvault.format.records import DISKS_MAX, FREEZE_MOUNTS_MAX, HOOK_SECONDS_MAX
 from blockvault.ids import DISK_NAME, ItemId, check_item_name, name_from_stem, random_name
 from blockvault.model import DiskSpec, Item, Protection
 from blockvault.model.item import SNAPSHOT_DAYS_DEFAULT
@@ -190,6 +190,7 @@ class Items:
                 f"item '{item.name}' would have no disk left",
                 do=f"to end its protection use `blockvault unprotect {item.name}`",
             )
+        _check_count(item.name, len(left) + len(new))
         owners = self.owners()
         # A disk that was moved is what it was: it was taken then.
         warned = check_disks(item.name, elsewhere, [*stay, *new], owners, shared=shared, as_is=True)
@@ -210,6 +211,7 @@ class Items:
             raise InvalidInputError(
                 "item.no-disk", f"item '{name}' would have no disk", do="name a disk image or device"
             )
+        _check_count(name, len(specs))
         return specs, check_disks(name, specs, (), owners or self.owners(), shared=shared, as_is=as_is)
 
     def add(
@@ -245,9 +247,9 @@ class Items:
             self._put(removed)
             return removed
 
-    def concerns(self, item: Item) -> list[Warned]:
-        """What is to be told of an item that has just registered itself."""
-        return concerns(item, self.owners())
+    def tell_concerns(self, item: Item, monitor: Monitor) -> None:
+        """Tell what should be known of an item that has just registered itself."""
+        tell_concerns(item, self.owners(), monitor)
 
     def owners(self) -> Owners:
         """Who has which disk: the items of this vault, and of the host's other vaults."""
@@ -303,6 +305,7 @@ class Items:
                     why=f"{path} does not exist, and no item of the vault '{self._session.name}' has that name",
                     do="check the path; see `blockvault item list`",
                 )
+        _check_count(name or targets[0], len(paths))
         if len(set(paths)) != len(paths):
             raise InvalidInputError("snapshot.disk-twice", "a disk image was named twice", do="name each once")
         if name is not None:
@@ -391,6 +394,17 @@ def named_disks(words: Sequence[str], taken: Sequence[str]) -> list[DiskSpec]:
         )
     stems = iter(_names_for([path for name, path in given if not name], names))
     return [DiskSpec(name, path) if name else DiskSpec(*next(stems)) for name, path in given]
+
+
+def _check_count(name: str, count: int) -> None:
+    """A record has room for so many disks; one with more could not be read again."""
+    if count > DISKS_MAX:
+        raise InvalidInputError(
+            "item.too-many-disks",
+            f"item '{name}' would have {count} disks",
+            why=f"an item has {DISKS_MAX} at most",
+            do="make several items of it",
+        )
 
 
 def _guest_settings(

@@ -227,3 +227,21 @@ def test_an_item_that_is_removed_while_its_capture_begins_gets_no_point(site: Si
     with pytest.raises(NotFoundError) as raised:
         check_whole(vault._session, found)
     assert raised.value.kind == "item.removed"
+
+
+def test_an_item_has_no_more_disks_than_its_record_has_room_for(site: Site) -> None:
+    disks = []
+    for number in range(257):
+        path = site.root / f"d{number}.img"
+        path.write_bytes(bytes(4096))
+        disks.append(str(path))
+    vault = site.vault
+    for attempt in (lambda: vault.add_item("many", disks), lambda: vault.snapshot(disks, name="many", keep=False)):
+        with pytest.raises(InvalidInputError) as raised:
+            attempt()
+        assert raised.value.kind == "item.too-many-disks"
+    vault.add_item("many", disks[:256])
+    with pytest.raises(InvalidInputError, match="257 disks"):
+        vault.set_item("many", add_disks=disks[256:])
+    site.lose_index()
+    assert len(site.vault.item("many").disks) == 256

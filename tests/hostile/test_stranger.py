@@ -250,6 +250,21 @@ def test_a_policy_that_cannot_be_is_named_and_expires_nothing(stranger: Stranger
         vault.restore("1", output=str(stranger.out / "one.img"))
 
 
+def test_points_of_an_item_that_was_removed_are_there_all_the_same(stranger: Stranger) -> None:
+    name = stranger.world.named("items")[0]
+    body = records.decode(name, stranger.world.take_apart(name).plain, records.ItemBody)
+    last = f"{name[:-6]}{body.revision + 1:06d}"
+    data = stranger.world.seal(
+        last, records.encode(msgspec.structs.replace(body, removed=True, revision=body.revision + 1))
+    )
+    stranger.world.put(stranger.vault, last, data)
+    stranger.worked_through()
+    with stranger.open() as vault:
+        assert body.id not in [item.id for item in vault.items()]
+        assert vault.points(body.name)
+        vault.restore("1", output=str(stranger.out / "one.img"))
+
+
 # --- manifests ----------------------------------------------------------------------------------------------------
 
 
