@@ -19,4 +19,10 @@ if _PATH:
             return datetime.fromisoformat(file.read().strip())
 
     blockvault.clock.utc_now = _now
-    blockvault.store.local.LocalStore.now = lambda _self: _now().timestamp()
+    _real = blockvault.store.local.LocalStore.now
+
+    def _store_now(store: blockvault.store.local.LocalStore) -> float:
+        _real(store)  # what else it does to the vault's folder is done
+        return _now().timestamp()
+
+    blockvault.store.local.LocalStore.now = _store_now
