@@ -28,8 +28,8 @@ PAGE = 4096
 INTRODUCTION = """\
 # A tour: a VM of two disks, a week of nights
 
-This session was recorded by `tests/tour/record.py`, which CI runs again each time: the commands are run by the real program
-with a real daemon, on disk images of real files. Only the clock is moved by the script.
+This session was recorded by `tests/tour/record.py`, which CI runs again each time: the commands are run by the real
+program with a real daemon, on disk images of real files. Only the clock is moved by the script.
 """
 
 
@@ -185,7 +185,8 @@ def record(tour: Tour) -> str:
     tour.run("blockvault vault create default --no-encryption -q", shown=False)
     tour.run("blockvault item add web01 vda.img vdb.img")
     tour.run(
-        'blockvault policy create nightly --schedule "daily 02:00" --zone UTC --window 0m --snapshot-days 2 --keep-daily 3'
+        'blockvault policy create nightly --schedule "daily 02:00" --zone UTC --window 0m '
+        "--snapshot-days 2 --keep-daily 3"
     )
     tour.run("blockvault protect web01 --policy nightly")
     tour.run("blockvault job list")
@@ -198,9 +199,10 @@ def record(tour: Tour) -> str:
     tour.run("blockvault job list")
     tour.run("blockvault points")
 
+    tour.say("## The second night: a transfer that is overrun")
     tour.say(
-        "## The second night: a transfer that is overrun\n\nThe VM has written. This night's transfer takes a whole day: while "
-        "it runs the point restores from its snapshot, at once."
+        "The VM has written. This night's transfer takes a whole day: while it runs the point restores from its "
+        "snapshot, at once."
     )
     tour.write_in_the_guest(1)
     first = (folder / "vda.img").read_bytes()
@@ -225,9 +227,8 @@ def record(tour: Tour) -> str:
     _same(folder / "from-vault.img", first)
     tour.run("cmp instant.img from-vault.img")
 
-    tour.say(
-        "## The days go on: points expire\n\nThe policy keeps three days. Once a day the daemon expires the others and frees space."
-    )
+    tour.say("## The days go on: points expire")
+    tour.say("The policy keeps three days. Once a day the daemon expires the others and frees space.")
     for day in (5, 6, 7):
         tour.write_in_the_guest(day)
         tour.at(datetime(2027, 3, day, 2, 0, 10, tzinfo=UTC))
