@@ -67,6 +67,9 @@ class Backy2(Tool):
     def verify(self) -> list[Command]:
         return [self._run("scrub", version) for version in self.ids.values()]
 
+    def verify_one(self, label: str) -> list[Command]:
+        return [self._run("scrub", self.ids[label])]
+
     def delete(self, label: str) -> list[Command]:
         return [self._run("rm", "--force", self.ids[label]), self._run("cleanup")]
 

@@ -65,6 +65,9 @@ class Benji(Tool):
     def verify(self) -> list[Command]:
         return [self._run("batch-deep-scrub")]
 
+    def verify_one(self, label: str) -> list[Command]:
+        return [self._run("deep-scrub", self.ids[label])]
+
     def delete(self, label: str) -> list[Command]:
         return [self._run("rm", "--force", self.ids[label]), self._run("cleanup")]
 

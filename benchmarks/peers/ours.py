@@ -50,6 +50,9 @@ class BlockVault(Tool):
     def verify(self) -> list[Command]:
         return [self._run("verify", "--all")]
 
+    def verify_one(self, label: str) -> list[Command]:
+        return [self._run("verify", self.ids[label])]
+
     def delete(self, label: str) -> list[Command]:
         return [self._run("point", "delete", self.ids[label], "--purge", "--yes"), self._run("prune", "--yes")]
 

@@ -45,6 +45,7 @@ class Step(StrEnum):
     CLONE = "clone"
     SIMILAR = "similar"
     RESTORE_OLDEST = "restore-oldest"
+    VERIFY_ONE = "verify-one"
     VERIFY = "verify"
     RECLAIM = "delete-reclaim"
     RESTORE_NEWEST = "restore-newest"  # last: what reclaim damaged would be found
@@ -61,6 +62,7 @@ TITLES = {
     Step.CLONE: "a clone, 5% of it changed",
     Step.SIMILAR: "a similar VM, its files elsewhere",
     Step.RESTORE_OLDEST: "restore of the oldest",
+    Step.VERIFY_ONE: "verify of the newest point",
     Step.VERIFY: "verify, every byte",
     Step.RECLAIM: "delete the oldest, reclaim",
     Step.RESTORE_NEWEST: "restore of the newest",
@@ -160,6 +162,8 @@ class _Run:
         points = self.tool.kind is not Kind.CEILING
         if points:
             self._note(Step.RESTORE_OLDEST, lambda: self._restore(OLDEST, self.images.pristine))
+        if self.tool.verify_one(NEWEST) is not None:
+            self._note(Step.VERIFY_ONE, lambda: Outcome.of(self._measure(self.tool.verify_one(NEWEST) or [])))
         if self.tool.verify() is not None:
             self._note(Step.VERIFY, lambda: Outcome.of(self._measure(self.tool.verify() or [])))
         if points and self.tool.delete(OLDEST) is not None:

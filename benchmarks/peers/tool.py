@@ -131,6 +131,10 @@ class Tool(ABC):
         """Check every stored byte of all points; None if the tool has no command that does."""
         return None
 
+    def verify_one(self, label: str) -> list[Command] | None:
+        """Check every byte of one point; None if the tool can check only all of them."""
+        return None
+
     def delete(self, label: str) -> list[Command] | None:
         """Delete a point and free what no other needs; None if the tool cannot."""
         return None

@@ -77,6 +77,7 @@ def test_every_tool_says_what_the_table_needs_and_stays_in_its_folder(make: type
         *tool.begin(),
         *tool.backup(IMAGE, "second"),
         *tool.restore("first", "/r"),
+        *(tool.verify_one("first") or []),
         *(tool.verify() or []),
         *(tool.delete("first") or []),
     ]
@@ -124,6 +125,9 @@ def test_what_is_run_of_the_peers() -> None:
     assert words(with_point(Bup).restore("first", "/r")) == [["bup", "join", "first"]]
     assert words(with_point(Benji).delete("first"))[-1][-1] == "cleanup"
     assert words(with_point(Backy2).verify())[0][-2:] == ["scrub", UID]
+    assert words(with_point(Backy2).verify_one("first")) == [words(with_point(Backy2).verify())[0]]
+    assert words(with_point(Benji).verify_one("first"))[0][-2] == "deep-scrub"
+    assert with_point(Restic).verify_one("first") is None
 
 
 def test_casync_keeps_the_chunks_of_every_other_point() -> None:
