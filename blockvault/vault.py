@@ -836,6 +836,14 @@ class Vault:
         """
         return self._backup.transfer(item, number=number, level=level, monitor=monitor)
 
+    def expire_snapshots(self, *, now: datetime | None = None, monitor: Monitor | None = None) -> None:
+        """Remove snapshots whose days are over, as each `snapshot` does.
+
+        That of an item's newest point in the vault stays, and so does one that no newer point in the vault stands for.
+        """
+        self._session.check_writable()
+        self._backup.expire_snapshots(now or utc_now(), monitor or Monitor())
+
     def points(self, item: str | None = None, *, deleted: bool = False) -> list[PointInfo]:
         """All points, from the vault and the snapshot tier, in order of number; or those of one item.
 

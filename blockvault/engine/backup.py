@@ -217,7 +217,7 @@ class Backup:
 
     def _expire_over(self, moment: datetime, monitor: Monitor) -> None:
         try:
-            self._expire_snapshots(moment, monitor)
+            self.expire_snapshots(moment, monitor)
         except (BlockVaultError, OSError) as error:
             monitor.warn(
                 "snapshot.not-expired",
@@ -325,7 +325,7 @@ class Backup:
         finally:
             lock.__exit__(None, None, None)
 
-    def _expire_snapshots(self, now: datetime, monitor: Monitor) -> None:
+    def expire_snapshots(self, now: datetime, monitor: Monitor) -> None:
         """Remove snapshots whose days are over.
 
         That of an item's newest vault point stays until the next transfer (R11). One that was never transferred goes

@@ -352,6 +352,7 @@ class Worker:
 
     def _prune(self, vault: Vault, monitor: Monitor) -> Outcome:
         now = self._clock()
+        vault.expire_snapshots(now=now, monitor=monitor)  # of items that are not captured any more too
         result = vault.prune(vault.plan_prune(now=now, monitor=monitor), monitor=monitor)
         if result.problem is not None:
             raise result.problem

@@ -164,6 +164,15 @@ def test_expired_points_go_and_the_rest_restores(host: SimulatedHost) -> None:
     assert any(job.details["expired"] for job in prunes)
 
 
+def test_snapshots_of_an_item_that_is_not_captured_any_more_expire_too(host: SimulatedHost) -> None:
+    host.protect(NIGHTLY, "web")
+    host.run_until(START + 3 * DAY)
+    host.vault.unprotect(host.vault.plan_unprotect(["web"]), now=host.now)
+    host.run_until(START + 8 * DAY)
+    tiers = [info.tier for info in host.vault.points("web")]
+    assert tiers == [Tier.VAULT, Tier.VAULT, Tier.BOTH], "that of the newest point stays"
+
+
 def test_a_daemon_that_looks_often_does_no_more_than_one_that_sleeps(host: SimulatedHost) -> None:
     """A thousand looks open no vault again and make no job again."""
     host.protect(NIGHTLY, "web")
