@@ -8,6 +8,7 @@ In this order, and the first that is there decides:
 4. BLOCKVAULT_PASSWORD_COMMAND    a program; the first line that it prints is the passphrase
 5. $CREDENTIALS_DIRECTORY/blockvault.NAME.password, then blockvault.password    what systemd's LoadCredential= gives
    a service, for the vault of that name and for any
+6. the key file that the configuration names for the vault, `key_file` of `[vault.NAME]`
 What has a terminal asks there when none of these is given (`cli/passphrase.py`).
 
 A new secret for a vault that has one already comes from the same places under the names BLOCKVAULT_NEW_PASSWORD... and
@@ -22,6 +23,7 @@ import os
 import shlex
 import subprocess
 
+from blockvault.config import load_settings
 from blockvault.errors import DeviceError, InvalidInputError
 from blockvault.model import Secret
 
@@ -30,7 +32,7 @@ PASSPHRASE_BYTES_MAX = 64 << 10
 
 
 def secret_from_environment(key_file: str | None, vault_name: str, *, new: bool = False) -> Secret | None:
-    """What the environment and the option for a key file give; None if nothing.
+    """What the option for a key file, the environment and the configuration give; None if nothing.
 
     Args:
         key_file: what the option names.
@@ -49,7 +51,10 @@ def secret_from_environment(key_file: str | None, vault_name: str, *, new: bool 
     if command:
         return Secret(passphrase=_from_command(command, variable))
     credential = _credential(vault_name, "new-password" if new else "password")
-    return None if credential is None else _from_file(credential, variable)
+    if credential is not None:
+        return _from_file(credential, variable)
+    configured = "" if new else load_settings().vault(vault_name).key_file
+    return Secret(key_file=_read_file(configured, "the key file", KEY_FILE_BYTES_MAX)) if configured else None
 
 
 def variable_of(new: bool) -> str:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from blockvault.clock import from_text, utc_now
-from blockvault.config import DEFAULT_VAULT, default_state_dir, default_vault, vault_path
+from blockvault.config import DEFAULT_VAULT, configured_vaults, default_state_dir, default_vault, vault_path
 from blockvault.engine.backup import Backup
 from blockvault.engine.changed_blocks import off_reason
 from blockvault.engine.check import Check
@@ -29,6 +29,7 @@ from blockvault.engine.items import Items
 from blockvault.engine.key_changes import KeyChanges
 from blockvault.engine.listing import Listing
 from blockvault.engine.policies import Policies
+from blockvault.engine.protecting import NewItem, Protecting, ProtectPlan, UnprotectPlan
 from blockvault.engine.reclaim import MAX_DEAD_DEFAULT
 from blockvault.engine.repair import Repair
 from blockvault.engine.restoring import Restorer, RestoreRequest
@@ -42,6 +43,7 @@ from blockvault.model import (
     CheckReport,
     Consistency,
     DiffResult,
+    DiskSpec,
     DryRunResult,
     Item,
     MarkKind,
@@ -65,7 +67,7 @@ from blockvault.model import (
     VerifyCoverage,
     VerifyReport,
 )
-from blockvault.monitor import Monitor
+from blockvault.monitor import Monitor, Warned
 from blockvault.policy import RetentionRules
 from blockvault.policy.policies import Policy, PolicyChange, PolicyRevision
 from blockvault.store.folder import check_soft_delete_days, create_vault, open_folder, read_header
@@ -101,6 +103,7 @@ class Vault:
         self._backup = Backup(session, self._items)
         self._listing = Listing(session, self._items)
         self._policies = Policies(session, self._items, self._listing)
+        self._protecting = Protecting(session, self._items, self._policies, self._listing)
 
     @classmethod
     def create(
@@ -135,8 +138,16 @@ class Vault:
         check_chunk_size(chunk_size)
         name = os.path.basename(name_or_path.rstrip("/")) if "/" in name_or_path else name_or_path
         check_vault_name(name)
-        place = os.path.abspath(path) if path else vault_path(name_or_path, state)
+        configured = vault_path(name_or_path, state)
+        place = os.path.abspath(path) if path else configured
         registered = os.path.join(state, "vaults", name)
+        if path and "/" not in name_or_path and configured not in (place, registered):
+            raise InvalidInputError(
+                "vault.name-taken",
+                f"the vault '{name}' lies elsewhere",
+                why=f"the configuration says: {configured}",
+                do="leave out --path, choose another name, or change the configuration",
+            )
         if path and os.path.lexists(registered):
             raise InvalidInputError(
                 "vault.name-taken",
@@ -145,7 +156,7 @@ class Vault:
                 do="choose another name",
             )
         create_vault(place, name, chunk_size=chunk_size, secret=secret, soft_delete_days=soft_delete_days, now=moment)
-        if path:
+        if path and configured != place:
             names = make_folders("/", os.path.dirname(registered).lstrip("/"), mode=0o700)
             os.symlink(place, registered)
             sync_folder(names)
@@ -198,14 +209,15 @@ class Vault:
 
     @staticmethod
     def known(state_dir: str | None = None) -> list[VaultSummary]:
-        """The vaults that this host knows by name."""
+        """The vaults that this host knows by name: those in its state folder, and those that are configured."""
         state = os.path.abspath(state_dir) if state_dir else default_state_dir()
         top = os.path.join(state, "vaults")
+        names = {name for name in os.listdir(top) if not name.startswith(".")} if os.path.isdir(top) else set()
+        places = {name: os.path.join(top, name) for name in names}
+        places.update(configured_vaults(state))
         found = []
-        for name in sorted(os.listdir(top)) if os.path.isdir(top) else []:
-            if name.startswith("."):
-                continue
-            path = os.path.realpath(os.path.join(top, name))
+        for name in sorted(places):
+            path = os.path.realpath(places[name])
             try:
                 header = read_header(path)
                 found.append(
@@ -255,6 +267,91 @@ class Vault:
         """Why the changed-block maps of an item are off on this host: an audit found one wrong. Empty: they are on."""
         return off_reason(self._session, self._items.get(name).id)
 
+    def add_item(
+        self,
+        name: str,
+        disks: Sequence[str],
+        *,
+        chunk_size: int | None = None,
+        comment: str = "",
+        shared: bool = False,
+        as_is: bool = False,
+        monitor: Monitor | None = None,
+        now: datetime | None = None,
+    ) -> Item:
+        """Register an item with its disks; no point is taken.
+
+        Args:
+            name: the item's name.
+            disks: paths of disk images or devices, each `PATH` (named by its stem) or `vda=PATH`.
+            chunk_size: bytes of its chunks; None: the vault's.
+            comment: free text.
+            shared: another item of this vault may have one of the disks too.
+            as_is: take the bytes of each file, also of one that is no disk, or no whole one.
+            monitor: told of what should be known: an image that is kept as a file, a mount of another machine.
+            now: the moment, for its record.
+
+        Raises:
+            DeviceError: a disk is not there or cannot be read (`image.*`).
+            InvalidInputError: it is no whole disk (`image.not-a-disk`, `image.incomplete`), another item has it
+                (`item.disk-taken`, `item.in-other-vault`), or the name is taken (`item.name-taken`).
+        """
+        return self._items.add(
+            name,
+            disks,
+            chunk_size=chunk_size,
+            comment=comment,
+            shared=shared,
+            as_is=as_is,
+            monitor=monitor or Monitor(),
+            now=now or utc_now(),
+        )
+
+    def plan_item(
+        self, name: str, disks: Sequence[str], *, shared: bool = False, as_is: bool = False
+    ) -> tuple[list[DiskSpec], list[Warned]]:
+        """The disks that `add_item` would register, and what it would tell of them; raises as it would."""
+        return self._items.plan(name, disks, shared=shared, as_is=as_is)
+
+    def remove_item(self, name: str) -> Item:
+        """Remove an item that has no points; its name is free again.
+
+        Raises:
+            NotFoundError: there is none (`item.not-found`).
+            InvalidInputError: it has points, perhaps deleted ones that can be brought back (`item.has-points`).
+            ConflictError: it is being captured or transferred (`item.locked`).
+        """
+        session = self._session
+        session.check_writable()
+        item = self._items.get(name)
+        with session.item_lock(item, "capture"), session.item_lock(item, "transfer"):
+            session.catalog.refresh()
+            self.check_removable(item)
+            return self._items.remove(item.id)
+
+    def check_removable(self, item: Item) -> None:
+        """Raises `InvalidInputError` (`item.has-points`) if an item has points, deleted ones too."""
+        session = self._session
+        briefs = [brief for brief in session.catalog.briefs() if brief.item_id == item.id]
+        deleted = sum(1 for brief in briefs if session.catalog.state(brief.ref).deleted is not None)
+        snapshots = [
+            record
+            for record in session.tier.records()
+            if record.item_id == item.id
+            and session.catalog.state(PointRef(session.origin, record.number)).is_root
+            and not any(brief.number == record.number for brief in briefs)
+        ]
+        if briefs or snapshots:
+            counts = ((len(briefs) - deleted, "in the vault"), (deleted, "deleted, but not yet purged"))
+            told = [f"{count} {what}" for count, what in (*counts, (len(snapshots), "as snapshots only")) if count]
+            raise InvalidInputError(
+                "item.has-points",
+                f"item '{item.name}' has points",
+                why=", ".join(told),
+                do=f"to stop its protection and keep them: `blockvault unprotect {item.name}`; to delete them: add "
+                "--delete-data, and `blockvault prune` when their soft-delete days are over",
+            )
+
     def set_item(
         self,
         name: str,
@@ -264,8 +361,13 @@ class Vault:
         snapshot_dir: str | None = None,
         comment: str | None = None,
         disks: dict[str, str] | None = None,
+        add_disks: Sequence[str] = (),
+        remove_disks: Sequence[str] = (),
+        shared: bool = False,
+        as_is: bool = False,
+        monitor: Monitor | None = None,
     ) -> Item:
-        """Change an item's record; points keep the name that they were taken under.
+        """Change an item's record; points keep the name that they were taken under, and the disks that they have.
 
         Args:
             name: the item.
@@ -274,6 +376,15 @@ class Vault:
             snapshot_dir: where they lie; "" to have the place chosen.
             comment: free text.
             disks: new paths of disks, by name (an image that was moved).
+            add_disks: further disks, as `add_item` takes them; the next point has them.
+            remove_disks: names of disks that later points do without.
+            shared: as `add_item`, of disks that are added.
+            as_is: likewise.
+            monitor: told of what should be known of disks that are added.
+
+        Raises:
+            NotFoundError: no such item or disk.
+            InvalidInputError, DeviceError: as `add_item`.
         """
         return self._items.set(
             name,
@@ -282,6 +393,11 @@ class Vault:
             snapshot_dir=snapshot_dir,
             comment=comment,
             disks=disks,
+            add_disks=add_disks,
+            remove_disks=remove_disks,
+            shared=shared,
+            as_is=as_is,
+            monitor=monitor,
         )
 
     # --- policies ------------------------------------------------------------------------------------------------
@@ -409,6 +525,92 @@ class Vault:
         """
         return self._policies.assign(
             items, policy, protection, confirmed=confirmed, monitor=monitor or Monitor(), now=now or utc_now()
+        )
+
+    # --- protection ----------------------------------------------------------------------------------------------
+
+    def plan_protection(
+        self,
+        targets: Sequence[str],
+        policy: str,
+        *,
+        proposals: Sequence[NewItem] = (),
+        shared: bool = False,
+        as_is: bool = False,
+    ) -> ProtectPlan:
+        """What `protect` would do; all that could stand in its way is looked at, and nothing is changed.
+
+        Args:
+            targets: names of items, patterns of names (`web*`), or paths of disks; a disk of no item becomes one.
+            policy: the policy.
+            proposals: further items, as `item discover` proposes them.
+            shared: as `add_item`, of items that are new.
+            as_is: likewise.
+
+        Raises:
+            NotFoundError: no such item or policy.
+            InvalidInputError, DeviceError: one of them cannot be protected; `protect.refused` if several cannot.
+        """
+        return self._protecting.plan(targets, proposals, policy, shared=shared, as_is=as_is)
+
+    def protect(
+        self,
+        plan: ProtectPlan,
+        *,
+        shared: bool = False,
+        as_is: bool = False,
+        confirmed: bool = False,
+        monitor: Monitor | None = None,
+        now: datetime | None = None,
+    ) -> list[Item]:
+        """Register the items that are new, and put all under the policy; no point is taken.
+
+        Raises:
+            InvalidInputError: points that are kept now would expire, and it is not `confirmed` (`policy.would-expire`).
+        """
+        return self._protecting.execute(
+            plan, shared=shared, as_is=as_is, confirmed=confirmed, monitor=monitor or Monitor(), now=now or utc_now()
+        )
+
+    def plan_unprotect(self, items: Sequence[str], *, delete_data: bool = False) -> UnprotectPlan:
+        """What `unprotect` would do: which points it would delete.
+
+        Raises:
+            NotFoundError: no such item.
+            InvalidInputError: an item is not protected (`item.not-protected`), or a point is held (`point.held`).
+        """
+        return self._protecting.plan_unprotect(items, delete_data=delete_data)
+
+    def unprotect(
+        self, plan: UnprotectPlan, *, reason: str = "", monitor: Monitor | None = None, now: datetime | None = None
+    ) -> list[Item]:
+        """Stop the protection of items: no more points are taken, and rules expire none of those that are there.
+
+        Points that the plan names are deleted: they can be brought back for the vault's soft-delete days.
+        """
+        return self._protecting.unprotect(plan, reason=reason, monitor=monitor or Monitor(), now=now or utc_now())
+
+    def policy_to_resume(self, item: str, policy: str | None = None) -> str:
+        """The policy by which `resume` would go on; raises as it would."""
+        return self._protecting.policy_to_resume(item, policy)
+
+    def resume(
+        self,
+        item: str,
+        *,
+        policy: str | None = None,
+        confirmed: bool = False,
+        monitor: Monitor | None = None,
+        now: datetime | None = None,
+    ) -> Item:
+        """Go on protecting an item whose protection was stopped, by its policy or another one.
+
+        Raises:
+            InvalidInputError: it is not stopped (`item.not-stopped`), has no policy (`item.no-policy`), or points would
+                expire that were kept while it was stopped, and it is not `confirmed` (`policy.would-expire`).
+        """
+        return self._protecting.resume(
+            item, policy, confirmed=confirmed, monitor=monitor or Monitor(), now=now or utc_now()
         )
 
     # --- points --------------------------------------------------------------------------------------------------

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 
+# The configuration of the machine that tests run on says nothing in them.
+os.environ["BLOCKVAULT_CONFIG_DIR"] = os.path.join(os.path.dirname(__file__), "no-configuration")
+
 # A shell starts what it puts in the background with Ctrl-C ignored, and so would every process that a test starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

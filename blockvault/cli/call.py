@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from blockvault.cli.exit_codes import ExitCode, exit_code_of
 from blockvault.cli.failures import as_fields, explain, three_lines, traceback_of
-from blockvault.config import DEFAULT_VAULT, default_vault
+from blockvault.config import DEFAULT_VAULT, load_settings
 from blockvault.errors import AlreadyExistsError, BlockVaultError, NotFoundError, WrongKeyError
 
 if TYPE_CHECKING:
@@ -15,28 +16,48 @@ if TYPE_CHECKING:
 
     from blockvault.cli.progress import QuietMonitor
     from blockvault.cli.render import Output
+    from blockvault.config.settings import Settings
     from blockvault.model import Secret
     from blockvault.monitor import Warned
     from blockvault.vault import Vault
 
 
 class Call:
-    """The common options of a command, its vault, its output and its job."""
+    """The common options of a command, its configuration, its vault, its output and its job."""
 
-    def __init__(self, output: Output, *, vault_option: str | None, key_file: str | None) -> None:
+    def __init__(
+        self, output: Output, *, vault_option: str | None, key_file: str | None, color: str | None = None
+    ) -> None:
         self.output = output
         self.vault_option = vault_option
         self.key_file = key_file
+        self._flags = {"general.vault": ("--vault", vault_option), "general.color": ("--color", color)}
+        self._settings: Settings | None = None
+        output.choose_color = self._color
         self.monitor: QuietMonitor | None = None
         self._warned: list[str] = []
         self._notices: tuple[Warned, ...] = ()
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration of this run, with what its options say; read once."""
+        if self._settings is None:
+            self._settings = load_settings({name: (flag, text) for name, (flag, text) in self._flags.items() if text})
+        return self._settings
+
+    def _color(self) -> str:
+        """Whether to write colours. A configuration that cannot be read stops what needs it, and not this."""
+        try:
+            return self._flags["general.color"][1] or self.settings.general.color
+        except BlockVaultError:
+            return "auto"
 
     # --- the vault
 
     @property
     def vault_name(self) -> str:
-        """The vault that `--vault`, `BLOCKVAULT_VAULT` or nothing names: a name or a folder."""
-        return self.vault_option or default_vault()
+        """The vault that `--vault`, the environment or the configuration names: a name or a folder."""
+        return self.vault_option or self.settings.general.vault
 
     def open_vault(self) -> Vault:
         """Open the vault; ask for its passphrase on a terminal if the environment has none."""
@@ -157,6 +178,23 @@ class Call:
         code = exit_code_of(known, self.monitor.signal_number if self.monitor else None)
         print_failure(self.output, known, code, error)
         return code
+
+
+@contextmanager
+def configured_by(config_file: str | None) -> Iterator[None]:
+    """`--config FILE` is `BLOCKVAULT_CONFIG` of this run: whatever it starts reads the same configuration."""
+    if config_file is None:
+        yield
+        return
+    before = os.environ.get("BLOCKVAULT_CONFIG")
+    os.environ["BLOCKVAULT_CONFIG"] = os.path.abspath(config_file)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["BLOCKVAULT_CONFIG"]
+        else:
+            os.environ["BLOCKVAULT_CONFIG"] = before
 
 
 def print_failure(output: Output, known: BlockVaultError, code: int, error: BaseException) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from blockvault.errors import CancelledError, InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def confirm(question: str, *, yes: bool, refusal: InvalidInputError | None = None) -> None:
@@ -32,3 +37,16 @@ def confirm(question: str, *, yes: bool, refusal: InvalidInputError | None = Non
         )
     if not click.confirm(question, err=True):
         raise CancelledError("job.cancelled", "nothing was done", why="the answer was no")
+
+
+def confirm_by_name(question: str, names: Sequence[str], *, yes: bool) -> None:
+    """Return if the user types each name; as `confirm`, for what a yes is given too easily to."""
+    from blockvault.cli.passphrase import can_ask
+
+    if yes or not can_ask():
+        confirm(question, yes=yes)
+        return
+    click.echo(question, err=True)
+    for name in names:
+        if click.prompt(f"Type the name '{name}' to agree", err=True, default="", show_default=False) != name:
+            raise CancelledError("job.cancelled", "nothing was done", why="that was not the name")

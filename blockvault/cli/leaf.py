@@ -23,15 +23,17 @@ def leaf(*, vault: bool = True) -> Callable[[Callable[..., int | None]], Callabl
             key_file: str | None,
             quiet: bool,
             verbose: bool,
-            color: str,
+            color: str | None,
+            config_file: str | None,
             **arguments: Any,
         ) -> int:
-            from blockvault.cli.call import Call
+            from blockvault.cli.call import Call, configured_by
             from blockvault.cli.render import Output
 
-            output = Output(as_json=as_json, quiet=quiet, verbose=verbose, color=color)
-            call = Call(output, vault_option=vault_option, key_file=key_file)
-            return call.run(lambda: function(call, **arguments))
+            with configured_by(config_file):
+                output = Output(as_json=as_json, quiet=quiet, verbose=verbose)
+                call = Call(output, vault_option=vault_option, key_file=key_file, color=color)
+                return call.run(lambda: function(call, **arguments))
 
         for option in reversed(_common(vault)):
             run = option(run)
@@ -58,9 +60,9 @@ def _common(vault: bool) -> list[Callable[..., Any]]:
         click.option(
             "--color",
             type=click.Choice(["auto", "always", "never"]),
-            default="auto",
             help="Colours; $NO_COLOR turns them off too.",
         ),
+        click.option("--config", "config_file", metavar="FILE", help="A configuration file to read after all others."),
     ]
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from blockvault.clock import age, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 # What a terminal obeys instead of showing it: controls (escape sequences begin with one), and marks that turn the
 # direction of writing. A vault's records may have been written by anyone.
@@ -47,11 +47,12 @@ class Output:
     """Where a command writes. `results` is standard output unless that carries a disk's bytes."""
 
     def __init__(
-        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, color: str = "auto"
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, color: str | None = None
     ) -> None:
         self.as_json = as_json
         self.quiet = quiet
         self.verbose = verbose
+        self.choose_color: Callable[[], str] = lambda: "auto"  # asked when the first line is written
         self._color = color
         self.results: TextIO = sys.stdout
 
@@ -66,6 +67,8 @@ class Output:
 
     def colored(self, stream: TextIO) -> bool:
         """Whether to write colours to the stream."""
+        if self._color is None:
+            self._color = self.choose_color()
         if self._color != "auto":
             return self._color == "always"
         return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()

@@ -170,6 +170,13 @@ def item_fields(item: Item, snapshot_days: int) -> dict[str, Any]:
     }
 
 
+def policy_text(item: Item) -> str:
+    """The policy that an item goes by: `nightly`, `nightly (stopped)`, or `-`."""
+    if item.protection.value == "stopped":
+        return f"{item.policy or '-'} (stopped)"
+    return item.policy or "-"
+
+
 def kept(info: PointInfo, decision: PruneDecision | None = None) -> tuple[datetime | None, str]:
     """Until when a point is kept and by which rule; None: no rule ends it, or its policy does when newer ones come."""
     if info.state.held:

@@ -89,6 +89,8 @@ class Backup:
                 item = found
                 if note:
                     monitor.note(note)
+                for concern in self._items.concerns(item):
+                    monitor.warn(concern.kind, concern.message)
                 for name in self._session.catalog.damage:
                     if name.startswith("items/"):
                         monitor.warn(

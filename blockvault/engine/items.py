@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from blockvault.engine.disks import Owners, check_disks, concerns
 from blockvault.engine.session import Session
 from blockvault.errors import CorruptionError, DeviceError, InvalidInputError, NotFoundError
 from blockvault.ids import DISK_NAME, ItemId, check_item_name, name_from_stem, random_name
 from blockvault.model import DiskSpec, Item, Protection
 from blockvault.model.item import SNAPSHOT_DAYS_DEFAULT
+from blockvault.monitor import Monitor, Warned
 from blockvault.store.locks import FileLock
+from blockvault.store.registered import registered_items
+from blockvault.units import check_chunk_size
 
 SNAPSHOT_DAYS_MAX = 30
 
@@ -70,6 +74,19 @@ class Items:
                 changed.append(item)
             return changed
 
+    def protect(self, names: Sequence[str], protection: Protection) -> list[Item]:
+        """Change the protection of several items that have ever been protected; their policies stay."""
+        self._session.check_writable()
+        with self._lock():
+            self._session.catalog.refresh()
+            changed = []
+            for item in [self.get(name) for name in dict.fromkeys(names)]:
+                if item.protection not in (Protection.NONE, protection):
+                    item = replace(item, protection=protection, revision=item.revision + 1)
+                    self._put(item)
+                changed.append(item)
+            return changed
+
     def set(
         self,
         name: str,
@@ -79,27 +96,19 @@ class Items:
         snapshot_dir: str | None = None,
         comment: str | None = None,
         disks: dict[str, str] | None = None,
+        add_disks: Sequence[str] = (),
+        remove_disks: Sequence[str] = (),
+        shared: bool = False,
+        as_is: bool = False,
+        monitor: Monitor | None = None,
     ) -> Item:
-        """Change an item's record; points keep the name that they were taken under.
-
-        Args:
-            name: the item.
-            new_name: its new name.
-            snapshot_days: how long snapshots are kept, 0 to 30 days; 0 keeps none.
-            snapshot_dir: where they lie; "" to have the place chosen.
-            comment: free text.
-            disks: new paths of disks, by name (an image that was moved).
-        """
+        """See `Vault.set_item`."""
         self._session.check_writable()
         with self._lock():
             self._session.catalog.refresh()
             item = self.get(name)
             if new_name is not None:
-                check_item_name(new_name)
-                if any(other.name == new_name for other in self._session.catalog.items()):
-                    raise InvalidInputError(
-                        "item.name-taken", f"there is already an item '{new_name}'", do="choose another name"
-                    )
+                self._check_free(new_name)
             if snapshot_days is not None and not 0 <= snapshot_days <= SNAPSHOT_DAYS_MAX:
                 raise InvalidInputError(
                     "item.snapshot-days",
@@ -107,13 +116,9 @@ class Items:
                     why="0 to 30 days are possible",
                 )
             specs = item.disks
-            if disks:
-                unknown = set(disks) - {disk.name for disk in item.disks}
-                if unknown:
-                    raise NotFoundError("disk.not-found", f"item '{name}' has no disk '{min(unknown)}'")
-                specs = tuple(
-                    DiskSpec(disk.name, os.path.realpath(disks[disk.name])) if disk.name in disks else disk
-                    for disk in item.disks
+            if disks or add_disks or remove_disks:
+                specs = self._changed_disks(
+                    item, disks or {}, add_disks, remove_disks, shared=shared, as_is=as_is, monitor=monitor or Monitor()
                 )
             changed = replace(
                 item,
@@ -126,8 +131,111 @@ class Items:
                 comment=item.comment if comment is None else comment,
                 revision=item.revision + 1,
             )
-            self._session.catalog.put_item(changed)
+            self._put(changed)
             return changed
+
+    def _changed_disks(
+        self,
+        item: Item,
+        moved: dict[str, str],
+        added: Sequence[str],
+        removed: Sequence[str],
+        *,
+        shared: bool,
+        as_is: bool,
+        monitor: Monitor,
+    ) -> tuple[DiskSpec, ...]:
+        """The disks of an item after a change; those that are new, or lie elsewhere now, are checked."""
+        for name in [*moved, *removed]:
+            if item.disk(name) is None:
+                raise NotFoundError(
+                    "disk.not-found",
+                    f"item '{item.name}' has no disk '{name}'",
+                    why=f"its disks: {', '.join(disk.name for disk in item.disks)}",
+                )
+        left = [disk for disk in item.disks if disk.name not in removed]
+        stay = [disk for disk in left if disk.name not in moved]
+        elsewhere = [DiskSpec(disk.name, os.path.realpath(moved[disk.name])) for disk in left if disk.name in moved]
+        new = named_disks(added, [disk.name for disk in left])
+        if not left and not new:
+            raise InvalidInputError(
+                "item.no-disk",
+                f"item '{item.name}' would have no disk left",
+                do=f"to end its protection use `blockvault unprotect {item.name}`",
+            )
+        owners = self._owners(item)
+        # A disk that was moved is what it was: it was taken then.
+        warned = check_disks(elsewhere, [*stay, *new], owners, shared=shared, as_is=True)
+        warned += check_disks(new, [*stay, *elsewhere], owners, shared=shared, as_is=as_is)
+        for each in warned:
+            monitor.warn(each.kind, each.message)
+        places = {disk.name: disk for disk in elsewhere}
+        return (*[places.get(disk.name, disk) for disk in left], *new)
+
+    def plan(
+        self, name: str, disks: Sequence[str], *, shared: bool, as_is: bool
+    ) -> tuple[list[DiskSpec], list[Warned]]:
+        """The disks that an item of that name would have, and what is to be told of them. Raises as `add` does."""
+        self._session.catalog.refresh()
+        self._check_free(name)
+        specs = named_disks(disks, ())
+        if not specs:
+            raise InvalidInputError(
+                "item.no-disk", f"item '{name}' would have no disk", do="name a disk image or device"
+            )
+        return specs, check_disks(specs, (), self._owners(None), shared=shared, as_is=as_is)
+
+    def add(
+        self,
+        name: str,
+        disks: Sequence[str],
+        *,
+        chunk_size: int | None,
+        comment: str,
+        shared: bool,
+        as_is: bool,
+        monitor: Monitor,
+        now: datetime,
+    ) -> Item:
+        """See `Vault.add_item`."""
+        self._session.check_writable()
+        size = check_chunk_size(chunk_size) if chunk_size is not None else self._session.chunk_size
+        with self._lock():
+            specs, warned = self.plan(name, disks, shared=shared, as_is=as_is)
+            item = Item(ItemId(random_name().hex()), name, tuple(specs), size, now, comment=comment)
+            self._put(item)
+        for each in warned:
+            monitor.warn(each.kind, each.message)
+        return item
+
+    def remove(self, item_id: ItemId) -> Item:
+        """Write the last revision of an item's record; the caller has made sure that it has no points."""
+        with self._lock():
+            self._session.catalog.refresh()
+            item = self._session.catalog.item(item_id)
+            assert item is not None
+            removed = replace(item, removed=True, revision=item.revision + 1)
+            self._put(removed)
+            return removed
+
+    def concerns(self, item: Item) -> list[Warned]:
+        """What is to be told of an item that has just registered itself."""
+        return concerns(item, self._owners(item))
+
+    def _owners(self, item: Item | None) -> Owners:
+        """Who may have a disk already, but for the item itself."""
+        others = [other for other in self._session.catalog.items() if item is None or other.id != item.id]
+        return Owners(others, registered_items(self._session.state_dir, except_vault=self._session.vault_id))
+
+    def _check_free(self, name: str) -> None:
+        check_item_name(name)
+        if any(other.name == name for other in self._session.catalog.items()):
+            raise InvalidInputError("item.name-taken", f"there is already an item '{name}'", do="choose another name")
+
+    def _put(self, item: Item) -> None:
+        """Write an item's record, and have it known to this host's other vaults."""
+        self._session.catalog.put_item(item)
+        self._session.note_items()
 
     def find(self, targets: list[str], name: str | None, now: datetime) -> tuple[Item, bool, str | None]:
         """The item of the targets, whether it is new, and a note on how it came by its name."""
@@ -161,16 +269,7 @@ class Items:
         note = None
         if name is None and chosen != stem:
             note = f"{paths[0]} is registered as item '{chosen}'"
-        disks: list[DiskSpec] = []
-        for path in paths:
-            disk_name = name_from_stem(os.path.splitext(os.path.basename(path))[0], DISK_NAME)
-            taken = {disk.name for disk in disks}
-            number = 2
-            base = disk_name
-            while disk_name in taken:
-                disk_name = f"{base[:76]}-{number}"
-                number += 1
-            disks.append(DiskSpec(disk_name, path))
+        disks = [DiskSpec(disk_name, path) for disk_name, path in _names_for(paths, ())]
         item = Item(ItemId(random_name().hex()), chosen, tuple(disks), self._session.chunk_size, now)
         return item, True, note
 
@@ -200,7 +299,7 @@ class Items:
                     raise _other_disks(other)
             if name is None:
                 item = replace(item, name=self._free_name(item.name, items))
-            self._session.catalog.put_item(item)
+            self._put(item)
             return item
 
     def _lock(self) -> FileLock:
@@ -212,6 +311,38 @@ class Items:
 
 def _paths(item: Item) -> set[str]:
     return {disk.path for disk in item.disks}
+
+
+def _names_for(paths: Sequence[str], taken: Sequence[str]) -> list[tuple[str, str]]:
+    """Disks by the stems of their files; what is taken gets a number."""
+    names = set(taken)
+    found = []
+    for path in paths:
+        name = base = name_from_stem(os.path.splitext(os.path.basename(path))[0], DISK_NAME)
+        number = 2
+        while name in names:
+            name = f"{base[:76]}-{number}"
+            number += 1
+        names.add(name)
+        found.append((name, path))
+    return found
+
+
+def named_disks(words: Sequence[str], taken: Sequence[str]) -> list[DiskSpec]:
+    """Disks as they are named: `PATH`, which gives its stem, or `vda=PATH`."""
+    given: list[tuple[str, str]] = []
+    for word in words:
+        name, equals, path = word.partition("=")
+        named = bool(equals) and DISK_NAME.match(name) is not None and not os.path.lexists(word)
+        given.append((name if named else "", os.path.realpath(path if named else word)))
+    names = [*taken, *[name for name, _ in given if name]]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInputError(
+            "item.disk-twice", f"there would be two disks named '{twice}'", do="name each differently"
+        )
+    stems = iter(_names_for([path for name, path in given if not name], names))
+    return [DiskSpec(name, path) if name else DiskSpec(*next(stems)) for name, path in given]
 
 
 def _other_disks(item: Item) -> InvalidInputError:

@@ -288,6 +288,10 @@ class Policies:
             is_shorter=any(isinstance(rules, str) or may_expire(rules, after.retention) for rules in before),
         )
 
+    def check_assignment(self, names: Sequence[str], policy: str, now: datetime) -> None:
+        """Raises `InvalidInputError` (`policy.would-expire`) if points would expire by protecting items by it."""
+        _check_confirmed(self.plan_assignment(names, policy, Protection.PROTECTED, now), confirmed=False)
+
     def assign(
         self,
         names: Sequence[str],

@@ -38,6 +38,7 @@ from blockvault.store.leases import Lease
 from blockvault.store.locks import FileLock
 from blockvault.store.packs import PackShelf
 from blockvault.store.quarantine import Quarantine
+from blockvault.store.registered import note_items
 from blockvault.store.seen import Watch
 
 POINTS_OF_A_LEASE = 4096  # a record has 1 MiB at most, and a point takes 104 bytes of it: more points take more leases
@@ -96,6 +97,7 @@ class Session:
                     self._refused = error
             self.quarantine.writable = self.index is not None and self._refused is None
             self.tier = SnapshotTier(self.host.folder, self.vault_id)
+            self.note_items()
         except BaseException:
             self.close()
             raise
@@ -160,6 +162,13 @@ class Session:
             )
         if self._refused is not None:
             raise self._refused
+
+    def note_items(self) -> None:
+        """Have the disks of this vault's items known to the host's other vaults, where its state can be written."""
+        if self._refused is None:
+            with suppress(DeviceError):
+                revisions = self.catalog.item_revisions()
+                note_items(self.host.folder, self.name, self.path, revisions, self.catalog.items)
 
     def tell_notices(self, monitor: Monitor) -> None:
         """Tell a job what opening the vault noticed of it."""

@@ -157,6 +157,7 @@ class ItemBody(msgspec.Struct, frozen=True):
     policy: str = ""
     protection: Protection = Protection.NONE
     group: str = ""
+    removed: bool = False
 
 
 Keep = Annotated[int, msgspec.Meta(ge=1, le=KEEP_MAX)] | None
@@ -366,6 +367,7 @@ def item_to_body(item: Item) -> ItemBody:
         policy=item.policy,
         protection=item.protection,
         group=item.group,
+        removed=item.removed,
     )
 
 
@@ -395,6 +397,7 @@ def item_from_body(name: str, body: ItemBody) -> Item:
         policy=body.policy,
         protection=body.protection,
         group=body.group,
+        removed=body.removed,
     )
 
 

@@ -41,6 +41,7 @@ class Item:
     policy: str = ""
     protection: Protection = Protection.NONE
     group: str = ""
+    removed: bool = False  # the last revision of a record: the vault has the item no more
 
     def disk(self, name: str) -> DiskSpec | None:
         """The disk of that name, or None."""

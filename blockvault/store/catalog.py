@@ -346,13 +346,17 @@ class Catalog:
         return newest
 
     def items(self) -> list[Item]:
-        """Items in order of name."""
+        """Items in order of name, but for those that were removed."""
         self._read(Kind.ITEM, [names[0] for item_id, names in self._item_names.items() if item_id not in self._items])
         found = [self.item(item_id) for item_id in {*self._item_names, *self._items}]
-        return sorted((item for item in found if item is not None), key=lambda item: item.name)
+        return sorted((item for item in found if item is not None and not item.removed), key=lambda item: item.name)
+
+    def item_revisions(self) -> list[str]:
+        """Names of the newest records of all items: another list tells that some item was changed."""
+        return sorted(names[0] for names in self._item_names.values())
 
     def item(self, item_id: str) -> Item | None:
-        """The newest revision of an item that can be read."""
+        """The newest revision of an item that can be read, also of one that was removed."""
         known = self._items.get(item_id)
         for name in self._item_names.get(item_id, []) if known is None else []:
             self._read(Kind.ITEM, [name])
@@ -443,6 +447,7 @@ class Catalog:
         check_number(item.revision, 6, f"items/{item.id}")
         name = f"items/{item.id}/{item.revision:06d}"
         self._create(Kind.ITEM, name, records.encode(records.item_to_body(item)))
+        self._item_names.setdefault(item.id, []).insert(0, name)
         self._items[item.id] = item
 
     def put_mark(self, ref: PointRef, mark: Mark, check: Callable[[PointState], None] | None = None) -> PointState:

@@ -98,7 +98,7 @@ def test_every_command_has_the_common_options_and_the_glossarys_words(
     path: tuple[str, ...], command: click.Command
 ) -> None:
     options = {flag for parameter in command.params for flag in parameter.opts}
-    assert {"--json", "--vault", "--quiet", "-q", "--verbose", "-v", "--color", "--key-file"} <= options
+    assert {"--json", "--vault", "--quiet", "-q", "--verbose", "-v", "--color", "--key-file", "--config"} <= options
     context = click.Context(command, info_name=" ".join(path))
     found = re.findall(rf"\b({OTHER_WORDS})\b", command.get_help(context), re.IGNORECASE)
     assert found == []

@@ -165,6 +165,7 @@ RECORDS = {
             "policy": text("([A-Za-z][A-Za-z0-9-]{0,79})?"),
             "protection": text("none|protected|stopped"),
             "group": text("([A-Za-z][A-Za-z0-9-]{0,79})?"),
+            "removed": lambda value: isinstance(value, bool),
         },
     ),
     "PLCY": fields(

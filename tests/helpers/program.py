@@ -22,6 +22,7 @@ _OURS = (
     "BLOCKVAULT_PASSWORD",
     "BLOCKVAULT_PASSWORD_FILE",
     "BLOCKVAULT_PASSWORD_COMMAND",
+    "BLOCKVAULT_CONFIG",
     "NO_COLOR",
 )
 
@@ -58,12 +59,14 @@ class Program:
         self.folder = folder / "work"
         self.folder.mkdir()
         self.state = folder / "state"
+        self.config = folder / "config"  # nothing of the machine's own configuration reaches into a test
 
     def environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
         """The caller's environment without what would reach into the test."""
         kept = {name: value for name, value in os.environ.items() if name not in _OURS}
         path = os.pathsep.join(filter(None, (_SOURCE, kept.get("PYTHONPATH"))))
-        return {**kept, "PYTHONPATH": path, "BLOCKVAULT_STATE_DIR": str(self.state), **(extra or {})}
+        places = {"BLOCKVAULT_STATE_DIR": str(self.state), "BLOCKVAULT_CONFIG_DIR": str(self.config)}
+        return {**kept, "PYTHONPATH": path, **places, **(extra or {})}
 
     def start(
         self, *arguments: str | Path, env: dict[str, str] | None = None, **options: Any

@@ -18,7 +18,7 @@ def command(call: Call) -> int | None:
     """List items."""
     with call.open_vault() as vault:
         items = [(item, vault.snapshot_days(item)) for item in vault.items()]
-    from blockvault.cli.views import item_fields
+    from blockvault.cli.views import item_fields, policy_text
 
     if call.output.as_json:
         call.output.document({"schema": "blockvault.items/1", "items": [item_fields(*each) for each in items]})
@@ -27,7 +27,7 @@ def command(call: Call) -> int | None:
         call.output.note("no items yet; `blockvault snapshot DISK` registers one")
         return None
     rows = [
-        (item.name, str(len(item.disks)), item.policy, str(days), ", ".join(disk.path for disk in item.disks))
+        (item.name, str(len(item.disks)), policy_text(item), str(days), ", ".join(disk.path for disk in item.disks))
         for item, days in items
     ]
     call.output.table(("item", ">disks", "policy", ">snapshot days", "from"), rows)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 @click.option("--snapshot-days", type=click.IntRange(0, 30), help="Days to keep snapshots; 0 keeps none.")
 @click.option("--snapshot-dir", metavar="FOLDER", help="Where its snapshots lie; '' lets it be chosen.")
 @click.option("--disk", "disks", metavar="NAME=PATH", multiple=True, help="The new path of a disk that was moved.")
+@click.option("--add-disk", "add_disks", metavar="PATH|NAME=PATH", multiple=True, help="A further disk.")
+@click.option("--remove-disk", "remove_disks", metavar="NAME", multiple=True, help="A disk that it has no more.")
+@click.option("--shared", is_flag=True, help="A disk that is added may be another item's too.")
+@click.option(
+    "--as-is", is_flag=True, help="Keep the bytes of a file that is added, also of one that is no whole disk."
+)
 @click.option("--comment", metavar="TEXT", help="A comment.")
 @leaf()
 def command(
@@ -28,10 +34,15 @@ def command(
     snapshot_dir: str | None,
     comment: str | None,
     disks: tuple[str, ...],
+    add_disks: tuple[str, ...],
+    remove_disks: tuple[str, ...],
+    shared: bool,
+    as_is: bool,
 ) -> int | None:
     """Change an item.
 
-    What is not named stays as it is. Points that exist keep what they were taken with.
+    What is not named stays as it is. Points that exist keep the disks that they were taken with; the next one has those
+    that the item has then.
     """
     named = {
         "new_name": new_name,
@@ -39,12 +50,14 @@ def command(
         "snapshot_dir": snapshot_dir,
         "comment": comment,
         "disks": parse_pairs(disks, "disk") if disks else None,
+        "add_disks": add_disks or None,
+        "remove_disks": remove_disks or None,
     }
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if not changes:
-        raise click.UsageError("nothing to change: give --name, --snapshot-days, --snapshot-dir, --disk or --comment")
-    with call.open_vault() as vault:
-        item = vault.set_item(name, **changes)
+        raise click.UsageError("nothing to change: give --name, --snapshot-days, --disk, --add-disk, ..., or --comment")
+    with call.open_vault() as vault, call.job() as monitor:
+        item = vault.set_item(name, **changes, shared=shared, as_is=as_is, monitor=monitor)
         map_off = vault.map_off(item.name)
         days = vault.snapshot_days(item)
     from blockvault.cli.commands.item_show import show

@@ -29,7 +29,7 @@ def command(call: Call, name: str) -> int | None:
 def show(call: Call, item: Item, snapshot_days: int, map_off: str) -> None:
     """The item, for people or programs. `map_off` says why its changed-block maps are off, if they are."""
     from blockvault.cli.render import moment
-    from blockvault.cli.views import item_fields
+    from blockvault.cli.views import item_fields, policy_text
     from blockvault.units import format_size
 
     if call.output.as_json:
@@ -39,6 +39,7 @@ def show(call: Call, item: Item, snapshot_days: int, map_off: str) -> None:
         return
     facts = [("id", item.id), ("registered", moment(item.created)), ("chunk size", format_size(item.chunk_size))]
     facts += [(f"disk {disk.name}", disk.path) for disk in item.disks]
+    facts.append(("policy", policy_text(item)))
     days = "none are kept" if snapshot_days == 0 else f"kept {snapshot_days} days"
     facts.append(("snapshots", days))
     facts.append(("snapshots in", item.snapshot_dir or "beside the image where possible, else in the state folder"))

@@ -31,7 +31,7 @@ def command(call: Call, point: str, reason: str, purge: bool, yes: bool, dry_run
 
     with call.open_vault() as vault:
         info = vault.point(point, deleted=purge)
-        last = len([other for other in vault.points(info.item) if other.id != info.id]) == 0
+        last = not any(other.item == info.item and other.id != info.id for other in vault.points())
         final = purge or info.point is None or vault.soft_delete_days == 0
         if dry_run:
             _show(call, info, "would be deleted", final=final)
