@@ -1101,6 +1101,20 @@ class Vault:
         """How much of what points need was verified of late, as this host remembers it; nothing is read."""
         return verified_state(self._session).coverage(now or utc_now(), within_days)
 
+    def damage(self) -> tuple[str, ...]:
+        """What is known to be damaged, in words: blocks in quarantine and records that cannot be read; nothing is read.
+
+        It is what verify, restores and transfers have met; `verify` looks for more.
+        """
+        quarantine = self._session.quarantine
+        quarantine.refresh()
+        found = [f"{entry.name}: {entry.reason or 'in quarantine'}" for entry in quarantine.entries()]
+        return tuple(found + [f"{record.name}: {record.reason}" for record in self._listing.unreadable()])
+
+    def snapshot_folders(self) -> list[str]:
+        """The folders that hold snapshots of this vault's items on this host."""
+        return sorted({record.folder for record in self._session.tier.records()})
+
     def usage(self, *, by: str = "item") -> UsageReport:
         """Where the space goes, by `item` or by `tier`."""
         if by not in ("item", "tier"):

@@ -134,6 +134,17 @@ class Choice(Kind):
 
 
 @dataclass(frozen=True, slots=True)
+class Choices(Kind):
+    """Some of some words."""
+
+    words: tuple[str, ...]
+
+    def read(self, value: object) -> tuple[str, ...]:
+        """As `Kind.read`."""
+        return tuple(Choice(self.words).read(entry) for entry in _typed(value, list, "a list of texts"))
+
+
+@dataclass(frozen=True, slots=True)
 class Span(Kind):
     """A duration like `30m`, in seconds."""
 

@@ -17,33 +17,27 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import lmdb
 import msgspec
 
 from blockvault.clock import from_text, to_text
 from blockvault.errors import CorruptionError, NotFoundError
-from blockvault.failpoints import reach
 from blockvault.format import jsontext
 from blockvault.model.job import Job
-from blockvault.store.local import device_error
+from blockvault.store.lmdb_folder import LmdbFolder
 from blockvault.store.locks import NumberLock
 
-MAP_BYTES_START = 64 << 20
 LOG_LINES_MAX = 2_000  # of one job
 LOG_TEXT_MAX = 4_000
 ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing to mistake for another
 _ID_DIGITS = 8
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PER_SECOND = 256
-_DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PanicError)
 
 T = TypeVar("T")
 
@@ -88,92 +82,26 @@ def _no_job(job_id: str) -> NotFoundError:
     return NotFoundError("job.not-found", f"there is no job '{job_id}'", do="see `blockvault job list`")
 
 
-class Journal:
-    """The opened journal of a state folder; one in a process at a time (LMDB's rule)."""
+class Journal(LmdbFolder):
+    """The opened journal of a state folder; one in a process at a time (LMDB's rule).
+
+    `set_aside` says where a damaged journal was put when this one was opened.
+    """
 
     def __init__(self, state_dir: str) -> None:
-        self._folder = os.path.join(state_dir, "jobs")
-        self.set_aside: str | None = None  # where a damaged journal was put when this one was opened
-        self._lock = threading.Lock()
-        try:
-            try:
-                self._open()
-            except _DAMAGED:
-                self._begin_anew()
-        except (lmdb.Error, OSError) as error:
-            raise device_error(
-                error if isinstance(error, OSError) else OSError(str(error)),
-                f"opening the journal of jobs {self._folder}",
-                kind="journal.failed",
-            ) from error
-
-    def _open(self) -> None:
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        data = os.path.join(self._folder, "data.mdb")
-        size = MAP_BYTES_START
-        with contextlib.suppress(FileNotFoundError):
-            while size < 2 * os.stat(data).st_size:
-                size *= 2
-        self._environment = lmdb.open(
-            self._folder, map_size=size, max_dbs=8, max_readers=512, lib_version=0, mode=0o600, readahead=False
+        super().__init__(
+            os.path.join(state_dir, "jobs"),
+            ("jobs", "open", "handled", "logs"),
+            what="the journal of jobs",
+            kind="journal.failed",
+            failpoint="journal.commit",
         )
-        try:
-            self._environment.reader_check()
-            if os.stat(data).st_size < (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]:
-                raise lmdb.CorruptedError("the file was cut off")  # reading beyond its end would end the process
-            self._jobs, self._open_jobs, self._handled, self._logs = (
-                self._environment.open_db(name) for name in (b"jobs", b"open", b"handled", b"logs")
-            )
-        except BaseException:
-            self._environment.close()
-            raise
-
-    def _begin_anew(self) -> None:
-        number = 1
-        while os.path.lexists(f"{self._folder}.damaged-{number}"):
-            number += 1
-        self.set_aside = f"{self._folder}.damaged-{number}"
-        os.rename(self._folder, self.set_aside)
-        self._open()
-
-    def close(self) -> None:
-        """Close the journal; safe to call again."""
-        self._environment.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
+        self._jobs, self._open_jobs, self._handled, self._logs = self.databases
 
     def _run(self, work: Callable[[Any], T], *, write: bool) -> T:
-        while True:
-            try:
-                with self._lock, self._environment.begin(write=write) as txn:
-                    done = work(txn)
-                    if write:
-                        reach("journal.commit")
-                    return done
-            except lmdb.MapFullError:
-                with self._lock:
-                    self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
-            except lmdb.MapResizedError:
-                with self._lock:
-                    self._environment.set_mapsize(0)
-            except lmdb.Error as error:
-                full = "No space left" in str(error)
-                raise device_error(
-                    OSError(28 if full else 5, str(error)),
-                    f"using the journal of jobs {self._folder}",
-                    kind="store.no-space" if full else "journal.failed",
-                ) from error
+        return self.write(lambda txn, _: work(txn)) if write else self.read(lambda txn, _: work(txn))
 
     # --- jobs --------------------------------------------------------------------------------------------------
-
-    @property
-    def revision(self) -> int:
-        """Rises with every change by any process: cheap to ask whether there is something new."""
-        return int(self._environment.info()["last_txnid"])
 
     def add(self, job: Job, *, handled: Handled | None = None) -> Job | None:
         """Write a new job, with an id of its own (that of `job` is not looked at).

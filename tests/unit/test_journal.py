@@ -15,6 +15,7 @@ from blockvault.ids import ItemId, VaultId
 from blockvault.jobs import phases
 from blockvault.model.job import Job, JobState, PhaseName, Trigger
 from blockvault.store import journal as journal_module
+from blockvault.store import lmdb_folder
 from blockvault.store.journal import Handled, Journal, LogLine, id_number, id_text, jobs_while
 
 NOW = datetime(2026, 11, 20, 2, tzinfo=UTC)
@@ -147,7 +148,7 @@ def test_history_is_forgotten_but_no_open_job(tmp_path: Path) -> None:
 
 
 def test_it_grows_beyond_its_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "MAP_BYTES_START", 64 << 10)
+    monkeypatch.setattr(lmdb_folder, "MAP_BYTES_START", 64 << 10)
     with Journal(str(tmp_path)) as journal:
         made = add(journal, backup())
         journal.log(made.id, [LogLine(NOW, "note", "x" * 4000) for _ in range(100)])
