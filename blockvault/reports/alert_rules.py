@@ -120,9 +120,8 @@ def rpo_missed(known: Known, settings: AlertSettings) -> Iterator[Finding]:
             why = f"policy '{item.policy}' has protected it since {_minute(item.known_since)} at least"
         else:
             text = f"the newest good point of item '{item.item}' is {age(item.last_good, known.now)} old"
-            why = (
-                f"policy '{item.policy}' takes one every {_span(item.interval_seconds)}; told after {_span_of(allowed)}"
-            )
+            every, after = _span(item.interval_seconds), _span(allowed.total_seconds())
+            why = f"policy '{item.policy}' takes one every {every}; told after {after}"
         yield Finding(
             "rpo-missed",
             item.item_id,

@@ -1,4 +1,4 @@
-"""Sending one message through one channel: a signed webhook, mail, a ping, or apprise. It arrives, or an error says why not.
+"""Sending one message through one channel: a signed webhook, mail, a ping, apprise. It arrives, or it is said why not.
 
 A webhook gets the message as its body, and these headers:
 
@@ -261,7 +261,7 @@ def _mail(channel: Channel, message: Outgoing, now: datetime, cutter: Cutter) ->
     with cutter.limited():
         make = _SecureMail if port == smtplib.SMTP_SSL_PORT else _Mail
         with make(host, port, cutter) as server:
-            _protect(server, host, port, needs_tls=bool(channel.user))
+            _protect(server, host, port, cutter, needs_tls=bool(channel.user))
             if channel.user:
                 server.login(channel.user, password)
             server.send_message(mail)
@@ -290,17 +290,19 @@ class _SecureMail(smtplib.SMTP_SSL):
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         made = socket.create_connection((host, port), timeout)
-        self._cutter.watch(made)
-        return self.context.wrap_socket(made, server_hostname=self._host)  # type: ignore[attr-defined,no-any-return]
+        secure: socket.socket = self.context.wrap_socket(made, server_hostname=host)
+        self._cutter.watch(secure)
+        return secure
 
 
-def _protect(server: smtplib.SMTP, host: str, port: int, *, needs_tls: bool) -> None:
+def _protect(server: smtplib.SMTP, host: str, port: int, cutter: Cutter, *, needs_tls: bool) -> None:
     """Begin TLS where the server offers it; without it nothing goes to another machine."""
     if port == smtplib.SMTP_SSL_PORT:
         return
     server.ehlo()
     if server.has_extn("starttls"):
         server.starttls(context=ssl.create_default_context())
+        cutter.watch(server.sock)
         server.ehlo()
     elif needs_tls or not _is_loopback(host):
         raise _not_sent("the mail server offers no TLS: what is told would be read on the way")

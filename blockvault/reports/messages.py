@@ -1,7 +1,7 @@
 """What is told through channels: a message is one JSON document, and the same in plain text.
 
     {"schema": "blockvault.notification/1", "id": "...", "created": "...", "host": "...", "events": ["alert.critical"],
-     "subject": "...", "alerts": [{"alert": "a-...", "state": ..., "severity": ..., "text": ..., "why": ..., "do": ...}],
+     "subject": "...", "alerts": [{"alert": "a-...", "state": ..., "severity": ..., "text": ..., ...}],
      "summary": null, "audit": {"line": 12, "hash": "..."}}
 
 All alerts of one look go into one message, so that a full disk under a thousand items is one message, not a thousand.
@@ -47,7 +47,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
+class Speaker:
     """Who speaks: this host's name, and the newest line of its audit log (number and hash)."""
 
     host: str
@@ -63,7 +63,7 @@ def wanted_events(channel: Channel) -> frozenset[str]:
     return frozenset(("alert.critical",)) if channel.kind == "ping" else frozenset(EVENTS)
 
 
-def messages(channels: Iterable[Channel], events: Sequence[Event], speaker: Sender, now: datetime) -> list[Outgoing]:
+def messages(channels: Iterable[Channel], events: Sequence[Event], speaker: Speaker, now: datetime) -> list[Outgoing]:
     """One message a channel, of all events that it wants to hear of."""
     made = []
     for channel in channels:
@@ -76,7 +76,7 @@ def messages(channels: Iterable[Channel], events: Sequence[Event], speaker: Send
 
 
 def summary_messages(
-    channels: Iterable[Channel], summary: dict[str, Any], speaker: Sender, now: datetime
+    channels: Iterable[Channel], summary: dict[str, Any], speaker: Speaker, now: datetime
 ) -> list[Outgoing]:
     """The daily summary for channels that want it; a ping has no use for it."""
     return [
@@ -86,7 +86,7 @@ def summary_messages(
     ]
 
 
-def check_message(channel: Channel, speaker: Sender, now: datetime) -> Outgoing:
+def check_message(channel: Channel, speaker: Speaker, now: datetime) -> Outgoing:
     """What `notify test` sends."""
     return _outgoing(channel, ["test"], f"a test of channel '{channel.name}'", speaker, now)
 
@@ -95,7 +95,7 @@ def _outgoing(
     channel: Channel,
     names: Sequence[str],
     subject: str,
-    speaker: Sender,
+    speaker: Speaker,
     now: datetime,
     *,
     events: Sequence[Event] = (),
