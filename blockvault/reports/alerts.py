@@ -32,7 +32,7 @@ from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from blockvault.clock import from_text, to_text
-from blockvault.errors import BlockVaultError, InvalidInputError, NotFoundError
+from blockvault.errors import BlockVaultError, DeviceError, InvalidInputError, NotFoundError
 from blockvault.ids import ItemId
 from blockvault.model import Protection, Tier
 from blockvault.model.alert import (
@@ -54,6 +54,7 @@ from blockvault.model.job import FOREGROUND, Job, JobState, Operation, PhaseName
 from blockvault.policy.schedule import Schedule
 from blockvault.reports.alert_rules import can_judge, findings_of, is_silent, unusual_churn
 from blockvault.reports.messages import Event, Speaker, messages, summary_messages
+from blockvault.store.alert_book import AlertBook
 from blockvault.store.audit_log import AuditLog
 from blockvault.store.journal import jobs_while
 from blockvault.units import format_size
@@ -61,7 +62,6 @@ from blockvault.units import format_size
 if TYPE_CHECKING:
     from blockvault.config.settings import AlertSettings, Channel
     from blockvault.policy.policies import Policy
-    from blockvault.store.alert_book import AlertBook
     from blockvault.store.journal import Journal
     from blockvault.vault import Vault
 
@@ -244,7 +244,10 @@ def longest_interval(schedule: Schedule, now: datetime) -> float:
     return max((later - earlier).total_seconds() for earlier, later in pairwise(moments))
 
 
-def items_of(vault: Vault, book: AlertBook, now: datetime) -> list[ItemFacts]:
+KnownSince = Callable[[str, Sequence[str], datetime], Mapping[str, datetime]]  # as `AlertBook.known_since`
+
+
+def items_of(vault: Vault, known_since: KnownSince, now: datetime) -> list[ItemFacts]:
     """The protected items of an opened vault, with their points."""
     rows: dict[str, list[PointFigures]] = {}
     newest: dict[str, datetime] = {}
@@ -275,7 +278,7 @@ def items_of(vault: Vault, book: AlertBook, now: datetime) -> list[ItemFacts]:
                 continue  # the daemon tells of it
             if policy is not None:
                 protected.append((item, policy))
-    since = book.known_since(vault.id, [item.id for item, _ in protected], now)
+    since = known_since(vault.id, [item.id for item, _ in protected], now)
     return [
         ItemFacts(
             item_id=item.id,
@@ -355,9 +358,26 @@ def held_items(book: AlertBook, vault: Vault, now: datetime, channels: Sequence[
 
     The points are looked at now: one that was made since the last look holds, too.
     """
-    findings = {finding.key: finding for item in items_of(vault, book, now) for finding in unusual_churn(item, now)}
+    findings = {finding.key: finding for finding in _unusual_now(vault, book.known_since, now)}
     fold(book, findings, lambda _finding: False, channels, speaker_of(vault.state_dir), now)
     return expiry_held(book, vault.id)
+
+
+def held_by_alerts(vault: Vault, now: datetime, channels: Sequence[Channel] = ()) -> dict[ItemId, str]:
+    """As `held_items`, by the book of the vault's host, which is opened for it; no book of it may be open already.
+
+    Where no book can be kept, on a full or read-only disk, every sign holds: nobody can have acknowledged it.
+    """
+    try:
+        with AlertBook(vault.state_dir) as book:
+            return held_items(book, vault, now, channels)
+    except DeviceError:
+        found = _unusual_now(vault, lambda _vault, ids, moment: dict.fromkeys(ids, moment), now)
+        return {ItemId(finding.item_id): f"expiry is held: {finding.why}" for finding in found}
+
+
+def _unusual_now(vault: Vault, known_since: KnownSince, now: datetime) -> list[Finding]:
+    return [finding for item in items_of(vault, known_since, now) for finding in unusual_churn(item, now)]
 
 
 def expiry_held(book: AlertBook, vault_id: str) -> dict[ItemId, str]:
@@ -500,7 +520,7 @@ class Watch:
             self._looked[view.vault_id] = now
             try:
                 with self._open(view.name) as vault:
-                    items = items_of(vault, self._book, now)
+                    items = items_of(vault, self._book.known_since, now)
                     self._facts[view.vault_id] = facts_of(vault, self._book, self._settings, now)
             except (BlockVaultError, OSError):
                 continue  # the daemon's next look tells of it; what was known of it stays
