@@ -78,6 +78,39 @@ from blockvault.units import CHUNK_BYTES_DEFAULT, check_chunk_size
 VERIFY_DAYS = 30
 
 
+# --- what the audit log says of acts whose arguments are plans -------------------------------------------------------
+
+
+def _policy_told(policy: Policy) -> dict[str, Any]:
+    return {"name": policy.name, "schedule": policy.schedule, "retention": policy.retention}
+
+
+def _protect_told(plan: ProtectPlan) -> dict[str, Any]:
+    return {"policy": plan.policy, "items": plan.items, "new_items": [new.name for new in plan.new]}
+
+
+def _unprotect_told(plan: UnprotectPlan) -> dict[str, Any]:
+    deleted = [info.label for info in plan.points] + [f"{record.number}" for record in plan.snapshots]
+    return {"items": plan.items, "deleted_points": deleted}
+
+
+def _prune_told(plan: PrunePlan) -> dict[str, Any]:
+    expired = [decision.label for decision in plan.decisions if not decision.keep]
+    return {"expired": expired, "purged": [label for _, label in plan.purges]}
+
+
+def _point_told(given: dict[str, Any]) -> dict[str, Any]:
+    """The point as people call it, whatever it was named by."""
+    try:
+        info: PointInfo = given["self"].point(given["point"], deleted=True)
+    except BlockVaultError:
+        return {"point": given["point"]}
+    return {"point": info.label, "id": info.id, "item": info.item}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
 class Vault:
     """An opened vault. Use `create`, `open` or `open_or_create`; close it, or use it in a `with` statement.
 
@@ -744,21 +777,21 @@ class Vault:
         """The point that `ref` names: `3`, `HOST:3`, an id's prefix, `ITEM@latest`, `ITEM@-1`, `ITEM@DATE`."""
         return self._listing.find(ref, deleted=deleted)
 
-    @audited("point.hold", "point", "reason")
+    @audited("point.hold", "reason", told=_point_told)
     def hold(self, point: str, *, reason: str = "", now: datetime | None = None) -> PointInfo:
         """Keep a point whatever the rules say, until `unhold`. Deleted points can be held too."""
         info = self.point(point, deleted=True)
         Expirer(self._session, Monitor()).hold(info, reason, now or utc_now())
         return self.point(info.id, deleted=True)
 
-    @audited("point.unhold", "point")
+    @audited("point.unhold", told=_point_told)
     def unhold(self, point: str, *, now: datetime | None = None) -> PointInfo:
         """Lift a hold. Raises `InvalidInputError` (`point.not-held`)."""
         info = self.point(point, deleted=True)
         Expirer(self._session, Monitor()).unhold(info, now or utc_now())
         return self.point(info.id, deleted=True)
 
-    @audited("point.delete", "point", "reason", "purge")
+    @audited("point.delete", "reason", "purge", told=_point_told)
     def delete_point(
         self, point: str, *, reason: str = "", purge: bool = False, now: datetime | None = None
     ) -> PointState:
@@ -781,7 +814,7 @@ class Vault:
             return PointState(ended=MarkKind.PURGE)
         return Expirer(self._session, Monitor()).delete(info, reason, now or utc_now(), purge=purge)
 
-    @audited("point.undelete", "point")
+    @audited("point.undelete", told=_point_told)
     def undelete_point(self, point: str, *, now: datetime | None = None) -> PointInfo:
         """Bring a deleted point back. Raises `InvalidInputError` (`point.not-deleted`)."""
         info = self.point(point, deleted=True)
@@ -927,7 +960,7 @@ class Vault:
             self.point(info.id)  # it may have ended before the lease was taken
             return restorer.run(request)
 
-    @audited("restore.in-place", "point", "disk", "undo", when=lambda given: not given["dry_run"])
+    @audited("restore.in-place", "disk", "undo", told=_point_told, when=lambda given: not given["dry_run"])
     def restore_in_place(
         self,
         point: str,
@@ -1122,24 +1155,3 @@ class Vault:
         tier = self._session.tier
         snapshot_bytes = {record.number: tier.bytes_used(record) for record in tier.records()}
         return measure(self.name, self.path, self.points(), snapshot_bytes, by=by)
-
-
-# --- what the audit log says of acts whose arguments are plans -------------------------------------------------------
-
-
-def _policy_told(policy: Policy) -> dict[str, Any]:
-    return {"name": policy.name, "schedule": policy.schedule, "retention": policy.retention}
-
-
-def _protect_told(plan: ProtectPlan) -> dict[str, Any]:
-    return {"policy": plan.policy, "items": plan.items, "new_items": [new.name for new in plan.new]}
-
-
-def _unprotect_told(plan: UnprotectPlan) -> dict[str, Any]:
-    deleted = [info.label for info in plan.points] + [f"{record.number}" for record in plan.snapshots]
-    return {"items": plan.items, "deleted_points": deleted}
-
-
-def _prune_told(plan: PrunePlan) -> dict[str, Any]:
-    expired = [decision.label for decision in plan.decisions if not decision.keep]
-    return {"expired": expired, "purged": [label for _, label in plan.purges]}

@@ -26,7 +26,7 @@ def opened_book() -> Iterator[AlertBook]:
 
 
 def known_alerts() -> list[Alert]:
-    """The alerts of this host, the worst first; that nobody looks is one of them. No book is made where there is none."""
+    """The alerts of this host, the worst first; that nobody looks is one of them. No book is made."""
     from blockvault.config import default_state_dir
     from blockvault.model.alert import Alert, AlertState
     from blockvault.reports.alerts import silence

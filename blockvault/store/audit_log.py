@@ -106,6 +106,7 @@ class _Tail:
     n: int
     hash: str
     torn: bytes
+    is_unended: bool = False  # the line is whole but for its newline, which a crash took
 
 
 class AuditLog:
@@ -197,7 +198,7 @@ class AuditLog:
                     }
                     if tail.torn:
                         record["torn"] = {"bytes": len(tail.torn), "blake3": blake3(tail.torn).hexdigest()}
-                    write_all(fd, (b"\n" if tail.torn else b"") + _line(record))
+                    write_all(fd, (b"\n" if tail.torn or tail.is_unended else b"") + _line(record))
                     reach("audit.written")
                     os.fsync(fd)
                 finally:
@@ -249,6 +250,8 @@ class AuditLog:
         except OSError as error:
             raise device_error(error, f"reading the audit log {self.path}", kind="audit.failed") from error
         *lines, rest = data.split(b"\n")
+        if _parsed(rest) is not None:  # whole but for its newline
+            lines, rest = [*lines, rest], b""
         pieces: list[bytes] = []  # lines that are none, until the next one says whether a crash has left them
         expected = 1
         for place, text in enumerate(lines, 1):
@@ -411,6 +414,9 @@ def _tail(fd: int) -> _Tail:
     size = os.fstat(fd).st_size
     begin = max(0, size - 4 * LINE_BYTES_MAX)
     data = os.pread(fd, size - begin, begin)
+    unended = _parsed(data.rpartition(b"\n")[2])
+    if unended is not None:
+        return _Tail(unended["n"], unended["hash"], b"", is_unended=True)
     end = len(data)
     while (newline := data.rfind(b"\n", 0, end)) >= 0:
         start = data.rfind(b"\n", 0, newline) + 1

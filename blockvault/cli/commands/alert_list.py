@@ -23,10 +23,10 @@ def command(call: Call, all_alerts: bool) -> int | None:
     """List alerts: what is wrong, and since when.
 
     As the daemon found it at its last look; that it does not look any more is found by this command itself. Ends with
-    3 if something is open that nobody has acknowledged, with 4 if that is critical.
+    3 if something is open that nobody has acknowledged.
     """
     from blockvault.cli.alerts import alert_fields, alert_lines, known_alerts
-    from blockvault.model.alert import AlertState, Severity
+    from blockvault.model.alert import AlertState
 
     alerts = [alert for alert in known_alerts() if all_alerts or alert.state is not AlertState.RESOLVED]
     open_alerts = [alert for alert in alerts if alert.state is AlertState.OPEN]
@@ -37,8 +37,6 @@ def command(call: Call, all_alerts: bool) -> int | None:
         call.output.note("no alerts" if all_alerts else "no open alerts")
     for alert in alerts if not call.output.as_json else []:
         _show(call, alert, alert_lines(alert))
-    if any(alert.finding.severity is Severity.CRITICAL for alert in open_alerts):
-        return ExitCode.DAMAGE
     return ExitCode.WARNING if open_alerts else None
 
 

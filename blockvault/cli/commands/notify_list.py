@@ -24,7 +24,7 @@ def command(call: Call) -> int | None:
     """
     from blockvault.cli.alerts import opened_book
     from blockvault.config import default_state_dir
-    from blockvault.config.settings import REDACTED
+    from blockvault.config.settings import EVENTS, REDACTED
     from blockvault.reports.messages import wanted_events
     from blockvault.reports.notify import known_channels
     from blockvault.store.alert_book import FOLDER
@@ -41,7 +41,8 @@ def command(call: Call) -> int | None:
         to = ", ".join(channel.to) if channel.kind == "smtp" else REDACTED
         events = sorted(wanted_events(channel))
         problem = each.problem or (held[0].problem if held else "")
-        rows.append((channel.name, channel.kind, to, ", ".join(events), str(len(held)), problem or "-"))
+        told = "everything" if len(events) == len(EVENTS) else ", ".join(events)
+        rows.append((channel.name, channel.kind, to, told, str(len(held)), problem or "-"))
         fields.append(
             {
                 "channel": channel.name,

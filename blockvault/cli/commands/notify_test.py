@@ -22,6 +22,7 @@ def command(call: Call, name: str) -> int | None:
     """
     from blockvault.clock import utc_now
     from blockvault.config import default_state_dir
+    from blockvault.errors import TransportError
     from blockvault.reports.alerts import speaker_of
     from blockvault.reports.channels import deliver
     from blockvault.reports.messages import check_message
@@ -30,7 +31,11 @@ def command(call: Call, name: str) -> int | None:
     state = default_state_dir()
     channel = channel_named(state, name)
     message = check_message(channel, speaker_of(state), utc_now())
-    deliver(channel, message, utc_now())
+    try:
+        deliver(channel, message, utc_now())
+    except TransportError as error:
+        error.do = "check the address and what listens there, then run it again"
+        raise
     if call.output.as_json:
         call.output.document({"schema": "blockvault.channel/1", "channel": name, "kind": channel.kind, "sent": True})
     elif not call.output.quiet:
