@@ -540,8 +540,10 @@ class Watch:
                 problem = (view.problem.message, view.problem.why or "", view.problem.do or "")
             vaults.append(replace(facts, name=view.name, path=view.path, problem=problem))
         waiting: dict[str, tuple[datetime, str]] = {}
+        names = {channel.name for channel in self._channels}
         for message in self._book.waiting():
-            waiting.setdefault(message.channel, (message.created, message.problem))
+            if message.channel in names:
+                waiting.setdefault(message.channel, (message.created, message.problem))
         return Known(
             now=now,
             jobs=tuple(self._jobs.ended),

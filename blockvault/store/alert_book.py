@@ -32,6 +32,7 @@ FOLDER = "alerts"
 SAMPLES_KEPT = 400  # days
 RESOLVED_KEPT = timedelta(days=400)
 OUTBOX_MOST = 1_000  # messages of one channel
+OUTBOX_KEPT = timedelta(days=8)  # the sender gives them up before, and says so; this is for channels without one
 _NAMES = ("alerts", "samples", "known", "outbox", "facts")
 _KEY_BYTES_MAX = 480  # LMDB's keys have 511 at most
 
@@ -74,12 +75,15 @@ class AlertBook(LmdbFolder):
         return self.write(work)
 
     def trim(self, now: datetime) -> None:
-        """Forget alerts that were resolved long ago, and samples that are too old."""
+        """Forget alerts that were resolved long ago, samples that are too old, messages of channels that are gone."""
 
         def work(txn: Any, of: dict[str, Any]) -> None:
             for alert in list(_values(txn, of["alerts"], b"", Alert)):
                 if alert.resolved is not None and alert.resolved < now - RESOLVED_KEPT:
                     txn.delete(_key(alert.key), db=of["alerts"])
+            for message in list(_values(txn, of["outbox"], b"", Outgoing)):
+                if message.created < now - OUTBOX_KEPT:
+                    txn.delete(_outbox_key(message), db=of["outbox"])
             oldest = (now - timedelta(days=SAMPLES_KEPT)).date().isoformat().encode()
             old = [key for key, _ in _pairs(txn, of["samples"], b"") if key.rpartition(b"/")[2] < oldest]
             for key in old:
