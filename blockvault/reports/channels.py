@@ -202,11 +202,12 @@ def _post(url: str, body: bytes, headers: dict[str, str], cutter: Cutter) -> Non
             connection.connect()
             cutter.watch(connection.sock)
             connection.request("POST", target, body, headers)
-            answer = connection.getresponse()
-            if not 200 <= answer.status < 300:
-                raise _not_sent(f"the receiver answered {answer.status} {plain(answer.reason or '')}"[:200].rstrip())
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                answer.read(ANSWER_BYTES_MAX)
+            with contextlib.closing(connection.getresponse()) as answer:
+                if not 200 <= answer.status < 300:
+                    told = f"the receiver answered {answer.status} {plain(answer.reason or '')}"
+                    raise _not_sent(told[:200].rstrip())
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    answer.read(ANSWER_BYTES_MAX)
         finally:
             connection.close()
 
