@@ -22,8 +22,8 @@ def utc_now() -> datetime:
 def local_zone_name() -> str:
     """The IANA name of this machine's zone as it is configured; `UTC` where that cannot be told."""
     name = os.environ.get("TZ", "").removeprefix(":")
-    if not name:
-        name = os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
+    if not name or name.startswith("/"):
+        name = os.path.realpath(name or "/etc/localtime").partition("/zoneinfo/")[2]
     if not name:
         try:
             with open("/etc/timezone", encoding="ascii") as file:

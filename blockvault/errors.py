@@ -8,7 +8,7 @@
     ├── UnsupportedError                this build or this vault's version cannot do it
     ├── CorruptionError                 stored bytes are not what they must be: verify, repair
     ├── DeviceError (OSError)           the operating system refused: disk, permission, space
-    ├── HookError                       a pre or post script failed
+    ├── HookError                       less was reached than asked of a guest: a script, its agent, a freeze
     ├── TransportError                  the vault's store could not be reached
     ├── WrongKeyError                   the passphrase or key file does not open this vault
     ├── CancelledError                  stopped on request, nothing half done left behind
@@ -88,7 +88,7 @@ class DeviceError(BlockVaultError, OSError):
 
 
 class HookError(BlockVaultError):
-    """A pre or post script failed or ran out of time."""
+    """Less was reached than asked of a guest: a script, its agent or a freeze failed (`docs/consistency.md`)."""
 
 
 class TransportError(BlockVaultError):

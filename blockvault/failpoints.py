@@ -4,10 +4,11 @@ So crash safety is shown and not claimed. Code that keeps an order (write, fsync
 `reach(name)` between its steps; the names are dotted like error kinds (`snapshot.raw.listed`). Without the
 environment variable this costs one comparison.
 
-    BLOCKVAULT_FAILPOINT=name[:kill|enospc|eio|interrupt[:count]]
+    BLOCKVAULT_FAILPOINT=name[:kill|enospc|eio|interrupt|pause[:count]]
 
 `kill` (the default) is SIGKILL to oneself: nothing is flushed, no handler runs. `enospc` and `eio` raise the
-`OSError` that a full or failing disk would; `interrupt` sends oneself SIGINT, as Ctrl-C does. `count` is the
+`OSError` that a full or failing disk would; `interrupt` sends oneself SIGINT, as Ctrl-C does; `pause` waits
+for some seconds, so that another process can do something meanwhile. `count` is the
 number of the visit that fires, 1 if left out; it fires once. The variable is read once, at import.
 """
 
@@ -17,11 +18,13 @@ import errno
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 Hook = Callable[[str], None]
 
-_ACTIONS = ("kill", "enospc", "eio", "interrupt")
+_ACTIONS = ("kill", "enospc", "eio", "interrupt", "pause")
+PAUSE_SECONDS = 8.0
 
 
 def _hook_from(spec: str) -> Hook:
@@ -45,6 +48,8 @@ def _hook_from(spec: str) -> Hook:
             os.kill(os.getpid(), signal.SIGKILL)
         elif action == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
+        elif action == "pause":
+            time.sleep(PAUSE_SECONDS)
         else:
             number = errno.ENOSPC if action == "enospc" else errno.EIO
             raise OSError(number, os.strerror(number), f"failpoint {reached}")

@@ -25,6 +25,8 @@ from blockvault.engine.changed_blocks import off_reason
 from blockvault.engine.check import Check
 from blockvault.engine.compare import compare
 from blockvault.engine.expire import Expirer, RulesOfItem
+from blockvault.engine.groups import Groups
+from blockvault.engine.hook_tests import AgentState, HookTest, agent_state, mount_problems, try_hooks
 from blockvault.engine.in_place import InPlace
 from blockvault.engine.items import Items
 from blockvault.engine.key_changes import KeyChanges
@@ -38,7 +40,8 @@ from blockvault.engine.session import Session
 from blockvault.engine.usage import measure
 from blockvault.engine.verified import verified_state
 from blockvault.engine.verifying import verify
-from blockvault.errors import BlockVaultError, InvalidInputError, NotFoundError
+from blockvault.errors import BlockVaultError, HookError, InvalidInputError, NotFoundError
+from blockvault.hooks.scripts import Hook, find_hooks
 from blockvault.ids import ItemId, check_vault_name
 from blockvault.model import (
     CheckReport,
@@ -47,7 +50,9 @@ from blockvault.model import (
     DiskSpec,
     DryRunResult,
     Item,
+    Keep,
     MarkKind,
+    OnHookFailure,
     Phase2,
     PointInfo,
     PointRef,
@@ -134,6 +139,7 @@ class Vault:
         self.state_dir = session.state_dir
         self.keys = KeyChanges(session)
         self._items = Items(session)
+        self._groups = Groups(session, self._items)
         self._backup = Backup(session, self._items)
         self._listing = Listing(session, self._items)
         self._policies = Policies(session, self._items, self._listing)
@@ -286,6 +292,10 @@ class Vault:
         self._session.folder.change_config(now or utc_now(), soft_delete_days=days)
         self.soft_delete_days = self._session.soft_delete_days = days
 
+    def refresh_settings(self) -> None:
+        """See items and policies as other processes have left them; what lists points or plans does so by itself."""
+        self._session.catalog.refresh_settings()
+
     def items(self) -> list[Item]:
         """Items of the vault, by name."""
         return self._items.all()
@@ -398,6 +408,10 @@ class Vault:
         snapshot_dir: str | None = None,
         comment: str | None = None,
         disks: dict[str, str] | None = None,
+        group: str | None = None,
+        agent_socket: str | None = None,
+        freeze_mounts: tuple[str, ...] | None = None,
+        hook_seconds: int | None = None,
         add_disks: Sequence[str] = (),
         remove_disks: Sequence[str] = (),
         shared: bool = False,
@@ -417,6 +431,10 @@ class Vault:
             remove_disks: names of disks that later points do without.
             shared: as `add_item`, of disks that are added.
             as_is: likewise.
+            group: the items that it is captured with at one instant; "": with none.
+            agent_socket: the unix socket of its QEMU guest agent; "": it has none.
+            freeze_mounts: where its file systems are mounted on this host, to be frozen; (): nothing is.
+            hook_seconds: how long one of its scripts may run, 1 to 3,600; 0: the default.
             monitor: told of what should be known of disks that are added.
 
         Raises:
@@ -435,6 +453,10 @@ class Vault:
             shared=shared,
             as_is=as_is,
             monitor=monitor,
+            group=group,
+            agent_socket=agent_socket,
+            freeze_mounts=freeze_mounts,
+            hook_seconds=hook_seconds,
         )
 
     # --- policies ------------------------------------------------------------------------------------------------
@@ -658,6 +680,37 @@ class Vault:
         )
 
     # --- points --------------------------------------------------------------------------------------------------
+    def groups(self) -> dict[str, tuple[Item, ...]]:
+        """The items of every group, by its name."""
+        return self._groups.all()
+
+    def create_group(self, name: str, items: list[str]) -> tuple[Item, ...]:
+        """Have items captured at one instant from now on; they are in no other group. Raises `group.exists`."""
+        return self._groups.create(name, items)
+
+    def set_group(self, name: str, items: list[str]) -> tuple[Item, ...]:
+        """Have a group hold exactly these items. Raises `NotFoundError` (`group.not-found`)."""
+        return self._groups.set(name, items)
+
+    def remove_group(self, name: str) -> tuple[Item, ...]:
+        """Take all items out of a group; the items that were in it."""
+        return self._groups.remove(name)
+
+    def agent_state(self, item: Item) -> AgentState | None:
+        """Whether an item's guest agent answers, asked now; None if the item names none."""
+        return agent_state(item)
+
+    def mount_problems(self, item: Item) -> dict[str, HookError | None]:
+        """For each mount that an item names, why it could not be frozen now; None: it could. Nothing is frozen."""
+        return mount_problems(self._session, item)
+
+    def hooks(self, name: str) -> list[Hook]:
+        """The scripts of an item in their order; one that cannot be run says why (`Hook.problem`)."""
+        return find_hooks(self._items.get(name).name)
+
+    def try_hooks(self, name: str, *, freeze: bool = False, monitor: Monitor | None = None) -> HookTest:
+        """Run an item's pre and post scripts without a capture; with `freeze` its guest stands still for a moment."""
+        return try_hooks(self._session, self._items.get(name), monitor or Monitor(), freeze=freeze)
 
     def snapshot(
         self,
@@ -672,6 +725,8 @@ class Vault:
         comment: str = "",
         retain_until: datetime | None = None,
         level: int = 1,
+        on_hook_failure: OnHookFailure = OnHookFailure.WARN,
+        job: str = "",
         now: datetime | None = None,
         monitor: Monitor | None = None,
         on_number: Callable[[Item, int], None] | None = None,
@@ -686,17 +741,23 @@ class Vault:
             snapshot_only: capture only; `transfer` moves it later.
             full: compare every chunk by identity, not by digest.
             consistency: `CRASH`: an image that changes while it is read without a snapshot under it ends the job;
-                `NONE`: it is taken as it comes and the point says so.
+                `NONE`: it is taken as it comes and the point says so. `FILE_SYSTEM`: the guest, or its file systems,
+                are frozen for the capture. `APPLICATION`: and its pre scripts run before. The point says what was
+                reached.
             tags: kept in the point's record.
             comment: kept in the point's record.
             retain_until: until when the point is kept whatever the rules say; kept in its record.
             level: zstd level, 1 to 19.
+            on_hook_failure: what happens where less is reached than `consistency` asks: a crash-consistent point and a
+                warning, or no point.
+            job: told to the scripts.
             now: the moment of the point; None: the system's clock.
             monitor: told of progress and warnings.
             on_number: called when the item is known and the point has its number.
             on_captured: called when the snapshot is made, before it is transferred.
 
         Raises:
+            HookError: the consistency was not reached, and `on_hook_failure` is `FAIL`.
             DeviceError: an image cannot be read (`image.*`), or space ran out (`store.no-space`).
             ConflictError: another process captures or transfers this item (`item.locked`).
             InvalidInputError: the request contradicts itself.
@@ -704,7 +765,7 @@ class Vault:
         request = SnapshotRequest(
             targets=targets,
             name=name,
-            keep=keep,
+            keep=Keep.YES if keep else Keep.NO,
             phase2=Phase2.LATER if snapshot_only else Phase2.NOW,
             full=full,
             consistency=consistency,
@@ -712,8 +773,55 @@ class Vault:
             comment=comment,
             retain_until=retain_until,
             level=level,
+            on_hook_failure=on_hook_failure,
+            job=job,
         )
         return self._backup.snapshot(request, now=now, monitor=monitor, on_number=on_number, on_captured=on_captured)
+
+    def snapshot_group(
+        self,
+        items: list[str] | str,
+        *,
+        phase2: Phase2 = Phase2.NOW,
+        full: bool = False,
+        consistency: Consistency = Consistency.CRASH,
+        tags: dict[str, str] | None = None,
+        comment: str = "",
+        retain_until: datetime | None = None,
+        level: int = 1,
+        on_hook_failure: OnHookFailure = OnHookFailure.WARN,
+        job: str = "",
+        now: datetime | None = None,
+        monitor: Monitor | None = None,
+    ) -> list[SnapshotResult]:
+        """Take a point of each of several items at one instant: all frozen, all cloned, all thawed.
+
+        Every point says how long its guest was frozen (`freeze_ms`) and how far apart the first and the last disk of
+        all may be (`skew_ms`). All are captured or none; then each is transferred, and one that cannot be stays a
+        snapshot.
+
+        `items` is the name of a group, whose name the points then bear, or the names of items. `phase2` says when the
+        churn is transferred. All others are as of `snapshot`.
+
+        Raises:
+            NotFoundError: there is no such group or item (`group.not-found`, `item.not-found`).
+            UnsupportedError: the files of an item cannot be cloned (`group.cannot-clone`).
+        """
+        group = items if isinstance(items, str) else ""
+        names = [item.name for item in self._groups.get(group)] if isinstance(items, str) else items
+        request = SnapshotRequest(
+            targets=names,
+            phase2=phase2,
+            full=full,
+            consistency=consistency,
+            tags=tags or {},
+            comment=comment,
+            retain_until=retain_until,
+            level=level,
+            on_hook_failure=on_hook_failure,
+            job=job,
+        )
+        return self._backup.snapshot_group(names, group, request, now=now, monitor=monitor)
 
     def plan_snapshot(
         self, targets: list[str], *, name: str | None = None, full: bool = False, monitor: Monitor | None = None
@@ -725,9 +833,12 @@ class Vault:
         self,
         item: str,
         *,
+        consistency: Consistency = Consistency.CRASH,
         tags: dict[str, str] | None = None,
         comment: str = "",
         retain_until: datetime | None = None,
+        on_hook_failure: OnHookFailure = OnHookFailure.WARN,
+        job: str = "",
         now: datetime | None = None,
         monitor: Monitor | None = None,
     ) -> SnapshotResult:
@@ -742,9 +853,12 @@ class Vault:
             targets=[disk.path for disk in known.disks],
             name=known.name,
             phase2=Phase2.LATER_IF_KEPT,
+            consistency=consistency,
             tags=tags or {},
             comment=comment,
             retain_until=retain_until,
+            on_hook_failure=on_hook_failure,
+            job=job,
         )
         return self._backup.snapshot(request, now=now, monitor=monitor)
 
@@ -1008,7 +1122,10 @@ class Vault:
         def take_undo() -> int:
             label = {"undo-of": info.label}
             comment = f"before point {info.label} was restored in place"
-            return self.snapshot([item.name], tags=label, comment=comment, monitor=monitor).number
+            request = SnapshotRequest(  # the disks are ours until the restore has ended: the vault alone will do
+                [disk.path for disk in item.disks], name=item.name, keep=Keep.IF_CHEAP, tags=label, comment=comment
+            )
+            return self._backup.snapshot(request, now=None, monitor=monitor).number
 
         with session.reading([info.point]):
             self.point(info.id)

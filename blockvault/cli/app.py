@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verify", "Check every stored byte against its identity."),
     "prune": ("prune", "Expire points by rules and free space."),
     "item": ("", "Look at items and change them."),
+    "group": ("", "Have items captured at one instant."),
+    "hook": ("", "Look at the scripts around a capture and try them."),
     "protect": ("protect", "Put items under a policy."),
     "unprotect": ("unprotect", "Stop the protection of items."),
     "resume": ("resume", "Go on protecting an item."),
@@ -61,6 +63,16 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "set": ("item_set", "Change an item."),
         "remove": ("item_remove", "Remove an item that has no points."),
         "discover": ("item_discover", "Find disk images and virtual machines that could be protected."),
+    },
+    "group": {
+        "list": ("group_list", "List groups and their items."),
+        "create": ("group_create", "Make a group of items."),
+        "set": ("group_set", "Change which items a group has."),
+        "remove": ("group_remove", "End a group; its items stay."),
+    },
+    "hook": {
+        "list": ("hook_list", "List the scripts of an item in their order."),
+        "test": ("hook_test", "Run the scripts of an item without a capture."),
     },
     "job": {
         "list": ("job_list", "List jobs, the newest first."),

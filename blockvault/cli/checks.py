@@ -51,6 +51,12 @@ def all_findings(call: Call, item: str | None) -> Iterator[Finding]:
     yield check_kernel()
     yield check_lmdb()
     yield check_clock()
+    try:
+        files = call.settings.files
+    except BlockVaultError as error:
+        yield _failed("configuration", error)
+        return  # where state and vaults lie is not known
+    yield Finding(Level.OK, "configuration", ", ".join(files) or "no file; what is built in applies")
     state = default_state_dir()
     yield check_state_folder(state)
     yield check_space("state folder", state)
@@ -69,6 +75,8 @@ def all_findings(call: Call, item: str | None) -> Iterator[Finding]:
     with vault:
         yield from check_vault(vault)
         yield from check_images(vault, item)
+        if item is not None:
+            yield from check_guest(vault, item)
 
 
 def check_kernel() -> Finding:
@@ -218,6 +226,40 @@ def check_images(vault: Vault, name: str | None) -> Iterator[Finding]:
                 )
             else:
                 yield Finding(Level.OK, label, f"{disk.path}: {_snapshot_manner(disk.path, item.snapshot_dir)}")
+
+
+def check_guest(vault: Vault, name: str) -> Iterator[Finding]:
+    """What makes an item's points more than crash-consistent: its guest agent, its scripts."""
+    from blockvault.cli.commands.item_show import agent_text
+
+    try:
+        item = vault.item(name)
+        hooks = vault.hooks(name)
+    except NotFoundError:
+        return  # told with its images
+    except BlockVaultError as error:
+        yield _failed("hooks", error)
+        return
+    agent = vault.agent_state(item)
+    if agent is not None:
+        good = agent.answers and agent.can_freeze
+        do = agent.do or "allow guest-fsfreeze-freeze and -thaw in the guest"
+        level = Level.OK if good else Level.WARN
+        yield Finding(level, "guest agent", agent_text(agent), None if good else do)
+    for mount, problem in vault.mount_problems(item).items():
+        if problem is None:
+            yield Finding(Level.OK, "frozen mount", mount)
+        else:
+            yield Finding(
+                Level.WARN, "frozen mount", problem.message + f": {problem.why}" * bool(problem.why), problem.do
+            )
+    for hook in hooks:
+        if hook.problem:
+            yield Finding(Level.FAIL, f"hook {hook.name}", f"it is not run: {hook.problem}", hook.do)
+        else:
+            yield Finding(Level.OK, f"hook {hook.name}", hook.path)
+    if agent is None and not item.freeze_mounts:
+        yield Finding(Level.OK, "consistency", "crash-consistent: the item names no guest agent and no mount to freeze")
 
 
 def _snapshot_manner(image: str, snapshot_dir: str | None) -> str:

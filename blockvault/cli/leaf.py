@@ -49,7 +49,7 @@ def _common(vault: bool) -> list[Callable[..., Any]]:
             "vault_option",
             metavar="NAME|FOLDER",
             hidden=not vault,
-            help="The vault; else $BLOCKVAULT_VAULT, else 'default'.",
+            help="The vault; else $BLOCKVAULT_VAULT, else as configured, else 'default'.",
         ),
         click.option(
             "--key-file", metavar="FILE", hidden=not vault, help="Open an encrypted vault with this key file."

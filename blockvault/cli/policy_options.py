@@ -76,12 +76,12 @@ def new_policy(name: str, options: dict[str, Any]) -> Policy:
     """A new policy of these options; what is not named is as in the default policy, which keeps 30 days."""
     from dataclasses import replace
 
-    from blockvault.clock import local_zone_name
+    from blockvault.engine.policies import machine_zone
     from blockvault.policy import RetentionRules
     from blockvault.policy.policies import Policy
     from blockvault.policy.schedule import parse_schedule
 
-    zone = options["zone"] or local_zone_name()
+    zone = options["zone"] or machine_zone()
     rules = RetentionRules(zone=zone)
     if not options["keep_all"] and all(options[f"keep_{rule}"] is None for rule in RULES):
         rules = replace(rules, keep_daily=KEEP_DAILY_DEFAULT)
@@ -94,8 +94,7 @@ def changes_of(policy: Policy, options: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import replace
     from datetime import timedelta
 
-    from blockvault.model import Consistency
-    from blockvault.policy.policies import OnHookFailure
+    from blockvault.model import Consistency, OnHookFailure
     from blockvault.policy.schedule import parse_schedule
     from blockvault.units import parse_span
 

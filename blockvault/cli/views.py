@@ -54,6 +54,7 @@ def snapshot_facts(result: SnapshotResult, restore_command: str) -> Facts:
         ("disk size", format_size(result.size_bytes)),
         ("tier", tier_text(result.tier)),
         ("consistency", consistency_text(result.consistency.value)),
+        *instant_facts(result),
         ("time", format_seconds(result.seconds) + (f"  ({', '.join(parts)})" if parts else "")),
     ]
     if result.snapshot_folder:
@@ -61,6 +62,18 @@ def snapshot_facts(result: SnapshotResult, restore_command: str) -> Facts:
     if result.tier is not Tier.SNAPSHOT:
         facts.append(("vault in", result.vault_path))
     facts.append(("restore with", restore_command))
+    return facts
+
+
+def instant_facts(told: SnapshotResult | PointInfo) -> Facts:
+    """How long the guest stood still for a point, and how far apart its disks and those of its group may be."""
+    facts: Facts = []
+    if told.freeze_ms is not None:
+        facts.append(("frozen for", f"{told.freeze_ms:.1f} ms"))
+    if told.group:
+        facts.append(("group", f"{told.group}: captured at one instant"))
+    if told.skew_ms is not None:
+        facts.append(("disks within", f"{told.skew_ms:.1f} ms of each other"))
     return facts
 
 
@@ -72,6 +85,9 @@ def snapshot_fields(result: SnapshotResult, restore_command: str) -> dict[str, A
         "id": result.id,
         "tier": result.tier,
         "consistency": result.consistency,
+        "freeze_ms": result.freeze_ms,
+        "skew_ms": result.skew_ms,
+        "group": result.group or None,
         **figure_fields(result.statistics),
         "churn_source": result.churn_source,
         "audit": result.audit,
@@ -100,6 +116,9 @@ def point_fields(info: PointInfo, decision: PruneDecision | None = None) -> dict
         "taken": info.taken,
         "tier": info.tier,
         "consistency": info.consistency,
+        "freeze_ms": info.freeze_ms,
+        "skew_ms": info.skew_ms,
+        "group": info.group or None,
         "size_bytes": info.size_bytes,
         **figure_fields(info.statistics),
         "churn_source": info.churn_source,
@@ -167,6 +186,9 @@ def item_fields(item: Item, snapshot_days: int) -> dict[str, Any]:
         "policy": item.policy or None,
         "protection": item.protection,
         "group": item.group or None,
+        "agent_socket": item.agent_socket or None,
+        "freeze_mounts": item.freeze_mounts,
+        "hook_seconds": item.hook_seconds,
     }
 
 

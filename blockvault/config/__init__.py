@@ -60,6 +60,17 @@ def built_in_state_dir() -> str:
     return os.path.join(data_home, "blockvault")
 
 
+def config_dir() -> str:
+    """`$BLOCKVAULT_CONFIG_DIR`; else `/etc/blockvault` for root, `$XDG_CONFIG_HOME/blockvault` for others."""
+    named = os.environ.get("BLOCKVAULT_CONFIG_DIR")
+    if named:
+        return os.path.abspath(named)
+    if os.geteuid() == 0:
+        return "/etc/blockvault"
+    config_home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.path.join(config_home, "blockvault")
+
+
 def vault_path(name_or_path: str, state_dir: str | None = None) -> str:
     """Where the vault of that name lies; a name with a slash is a folder itself.
 

@@ -1,11 +1,13 @@
-"""What the value of a setting may be: read from TOML, or from the text of an environment variable, and checked."""
+"""What the value of a setting may be: read from TOML, or from the text of an environment variable, and checked.
+
+Plain classes: every command reads its configuration, and each dataclass costs a millisecond to make.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 from blockvault.errors import InvalidInputError
@@ -41,8 +43,6 @@ def _typed(value: object, wanted: type | tuple[type, ...], noun: str) -> Any:
 class Kind(ABC):
     """How a value is read. `from_text` makes of an environment variable what TOML would have given."""
 
-    __slots__ = ()
-
     @abstractmethod
     def read(self, value: object) -> Any:
         """The value, checked. Raises `BadValueError`."""
@@ -56,12 +56,12 @@ class Kind(ABC):
         return " ".join(value) if isinstance(value, tuple) else str(value) or "-"
 
 
-@dataclass(frozen=True, slots=True)
 class Whole(Kind):
     """A whole number within bounds."""
 
-    low: int
-    high: int
+    def __init__(self, low: int, high: int) -> None:
+        self.low = low
+        self.high = high
 
     def read(self, value: object) -> int:
         """As `Kind.read`."""
@@ -75,30 +75,30 @@ class Whole(Kind):
         return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text.strip()) else text
 
 
-@dataclass(frozen=True, slots=True)
 class Number(Kind):
     """A number within bounds."""
 
-    low: float
-    high: float
+    def __init__(self, low: float, high: float) -> None:
+        self.low = low
+        self.high = high
 
     def read(self, value: object) -> float:
         """As `Kind.read`; what is not a number at all (`nan`) lies in no bounds."""
-        number = float(_typed(value, (int, float), "a number"))
+        number = _typed(value, (int, float), "a number")
         if not self.low <= number <= self.high:
             raise BadValueError(f"{self.low:g} to {self.high:g} are possible")
-        return number
+        return float(number)
 
     def from_text(self, text: str) -> object:
         """Digits with a point are a number."""
         return float(text) if re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", text.strip()) else text
 
 
-@dataclass(frozen=True, slots=True)
 class Text(Kind):
     """Text of one line."""
 
-    empty: bool = True
+    def __init__(self, empty: bool = True) -> None:
+        self.empty = empty
 
     def read(self, value: object) -> str:
         """As `Kind.read`."""
@@ -110,7 +110,6 @@ class Text(Kind):
         return text
 
 
-@dataclass(frozen=True, slots=True)
 class Texts(Kind):
     """Several texts."""
 
@@ -119,11 +118,11 @@ class Texts(Kind):
         return tuple(Text(empty=False).read(entry) for entry in _typed(value, list, "a list of texts"))
 
 
-@dataclass(frozen=True, slots=True)
 class Choice(Kind):
     """One of some words."""
 
-    words: tuple[str, ...]
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
 
     def read(self, value: object) -> str:
         """As `Kind.read`."""
@@ -133,23 +132,23 @@ class Choice(Kind):
         return word
 
 
-@dataclass(frozen=True, slots=True)
 class Choices(Kind):
     """Some of some words."""
 
-    words: tuple[str, ...]
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
 
     def read(self, value: object) -> tuple[str, ...]:
         """As `Kind.read`."""
         return tuple(Choice(self.words).read(entry) for entry in _typed(value, list, "a list of texts"))
 
 
-@dataclass(frozen=True, slots=True)
 class Span(Kind):
     """A duration like `30m`, in seconds."""
 
-    low: int
-    high: int
+    def __init__(self, low: int, high: int) -> None:
+        self.low = low
+        self.high = high
 
     def read(self, value: object) -> int:
         """As `Kind.read`."""
@@ -172,7 +171,6 @@ class Span(Kind):
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Size(Kind):
     """A size like `20MiB`, in bytes; more than none."""
 
@@ -192,7 +190,6 @@ class Size(Kind):
         return format_size(value)
 
 
-@dataclass(frozen=True, slots=True)
 class Clock(Kind):
     """A time of day, in minutes since midnight; 24:00 is the day's end."""
 
@@ -209,7 +206,6 @@ class Clock(Kind):
         return f"{value // 60:02d}:{value % 60:02d}"
 
 
-@dataclass(frozen=True, slots=True)
 class Zone(Kind):
     """An IANA time zone; empty: this machine's."""
 
@@ -226,11 +222,11 @@ class Zone(Kind):
         return name
 
 
-@dataclass(frozen=True, slots=True)
 class Place(Kind):
     """A file or folder, absolute; `~` is the home folder. In the environment it may be relative to where one is."""
 
-    empty: bool = True
+    def __init__(self, empty: bool = True) -> None:
+        self.empty = empty
 
     def read(self, value: object) -> str:
         """As `Kind.read`."""
@@ -245,7 +241,6 @@ class Place(Kind):
         return os.path.abspath(os.path.expanduser(text)) if text else text
 
 
-@dataclass(frozen=True, slots=True)
 class VaultName(Kind):
     """A vault: its name, or its folder."""
 

@@ -152,12 +152,14 @@ def read_document(path: str, text: str) -> tuple[_Told, list[BlockVaultError]]:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         found = re.search(r"\(at line (\d+), column (\d+)\)|\(at end of document\)", str(error))
-        line = int(found[1]) if found and found[1] else text.count("\n") + 1
+        at = path  # what tomllib cannot place, a number of thousands of digits, has no line
+        if found:
+            at = f"{path}:{found[1] or text.count(chr(10)) + 1}"
         reason = str(error).split(" (at ")[0] if isinstance(error, tomllib.TOMLDecodeError) else "it cannot be read"
         return _Told(), [
             InvalidInputError(
                 "config.syntax",
-                f"{path}:{line}: this is not TOML",
+                f"{at}: this is not TOML",
                 why=reason[:1].lower() + reason[1:],
                 do="text stands in quotes, lists in [ ]; see docs/configuration.md",
             )

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from blockvault.store.journal import Journal
 
 
+AHEAD_MOST = timedelta(days=2)
+
+
 class Workers(Protocol):
     """Carry out phases beside the loop."""
 
@@ -97,6 +100,7 @@ class Daemon:
         upkeep = Schedule.daily(f"{self._settings.upkeep_hour:02}:00", zone=self._settings.zone)
         self._upkeep = Policy("upkeep", upkeep, window=timedelta(hours=1))
         self.views: list[VaultView] = []
+        self.notes: list[str] = []  # what people should be told; whoever tells it takes it out
 
     def tick(self) -> datetime:
         """Do what is to be done now, and say when to look again at the latest."""
@@ -129,24 +133,30 @@ class Daemon:
 
     def _schedule(self, view: VaultView, now: datetime) -> datetime | None:
         """Make jobs of what is due; returns when something is due next."""
-        handled = self._handled(view, [each.item_id for each in view.items], now)
-        scheduled = [Scheduled(each.item_id, each.item, each.policy, handled[each.item_id]) for each in view.items]
+        known = self._known(view, now)
+        # What lies before the protection began, or before it was stopped and resumed, is not made up for.
+        scheduled = []
+        for item in view.items:
+            begun = min(item.since, now)
+            handled = max(begun, known.get(item.item_id, begun))
+            scheduled.append(Scheduled(item.item_id, item.item, item.policy, handled, item.group))
         due, next_look = planning.due_now(scheduled, now)
         for each in due:
-            item = each.scheduled
-            if any(_not_captured(job) for job in self._journal.open_jobs(item.item_id)):
+            wanted = each.scheduled
+            if any(_not_captured(job) for job in self._journal.open_jobs(wanted.item_id)):
                 continue
             job = phases.backup_job(
                 vault=view.name,
                 vault_id=VaultId(view.vault_id),
-                item_id=item.item_id,
-                item=item.item,
+                item_id=wanted.item_id,
+                item=wanted.item,
                 trigger=Trigger.SCHEDULE,
                 now=now,
                 moment=each.moment,
-                retries=item.policy.retries,
+                retries=wanted.policy.retries,
+                details={"group": wanted.spread} if wanted.spread else None,
             )
-            self._journal.add(job, handled=Handled(view.vault_id, item.item_id, each.moment))
+            self._journal.add(job, handled=Handled(view.vault_id, wanted.item_id, each.moment))
         return next_look
 
     def _keep_up(self, view: VaultView, now: datetime) -> datetime | None:
@@ -176,11 +186,28 @@ class Daemon:
 
     def _handled(self, view: VaultView, ids: list[ItemId], now: datetime) -> dict[ItemId, datetime]:
         """The newest handled moment of each; what is seen for the first time begins now."""
-        known = self._journal.handled(view.vault_id)
+        known = self._known(view, now)
         new = [each for each in ids if each not in known]
         if new:
             self._journal.set_handled([Handled(view.vault_id, each, now) for each in new])
         return {each: known.get(each, now) for each in ids}
+
+    def _known(self, view: VaultView, now: datetime) -> dict[str, datetime]:
+        """The newest handled moment of each item that has one.
+
+        A clock that ran ahead handled moments that are still to come. Small steps back pass by themselves; after a
+        large one nothing would be taken until the clock has come there again, perhaps for a year: it begins anew.
+        """
+        known = self._journal.handled(view.vault_id)
+        ahead = [each for each, moment in known.items() if moment - now > AHEAD_MOST]
+        if ahead:
+            self._journal.set_handled([Handled(view.vault_id, each, now) for each in ahead])
+            self.notes.append(
+                f"vault '{view.name}': the clock was set back by more than {AHEAD_MOST.days} days; "
+                f"{len(ahead)} schedules begin anew from now"
+            )
+            known.update(dict.fromkeys(ahead, now))
+        return known
 
     # --- starting them -----------------------------------------------------------------------------------------
 

@@ -68,6 +68,7 @@ class _Running:
         self._stopping = threading.Event()
         self._stack = contextlib.ExitStack()
         self._told: dict[str, str] = {}
+        self._control: Control | None = None
 
     def __enter__(self) -> Self:
         with self._stack:
@@ -80,14 +81,14 @@ class _Running:
                     now=self._since,
                 )
             )
+            self._catch_signals()  # until all below has ended: a second SIGTERM does not cut the end short
             self._journal = self._stack.enter_context(Journal(self._state_dir))
             if self._journal.set_aside:
                 self._say(f"the journal of jobs was damaged; it is in {self._journal.set_aside}, a new one was begun")
             self._workers = ProcessWorkers(self._state_dir)
             self._stack.callback(self._workers.stop)
-            self._control = Control(self._state_dir, self._answer)
-            self._stack.callback(self._control.close)
-            self._catch_signals()
+            control = self._control = Control(self._state_dir, self._answer)
+            self._stack.callback(control.close)
             vaults = Vaults(self._state_dir, self._open)
             self._daemon = Daemon(self._journal, vaults, self._workers, utc_now, self._settings)
             self._stack = self._stack.pop_all()
@@ -102,7 +103,8 @@ class _Running:
     def _catch_signals(self) -> None:
         def stop(_number: int, _frame: FrameType | None) -> None:
             self._stopping.set()
-            self._control.wake()
+            if self._control is not None:
+                self._control.wake()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, stop)
@@ -110,6 +112,8 @@ class _Running:
 
     def serve(self) -> None:
         """Turn until it is stopped."""
+        control = self._control
+        assert control is not None
         notifier = Notifier()
         first = True
         while not self._stopping.is_set():
@@ -122,21 +126,25 @@ class _Running:
                 self._say(f"the daemon runs on {self._state_dir} (pid {os.getpid()})")
                 first = False
             seconds = min((wake - utc_now()).total_seconds(), notifier.watchdog_seconds)
-            self._control.wait(seconds, self._workers.pids())
+            control.wait(seconds, self._workers.pids())
         notifier.stopping()
         self._say("the daemon stops")
 
     def once(self) -> None:
         """Turn until nothing is at work and nothing waits that may start."""
+        control = self._control
+        assert control is not None
         while not self._stopping.is_set():
             self._daemon.tick()
             self._tell_problems()
             if not self._workers.running():
                 return
-            self._control.wait(1.0, self._workers.pids())
+            control.wait(1.0, self._workers.pids())
 
     def _tell_problems(self) -> None:
-        """Say what cannot be read of the vaults, once each time that it changes."""
+        """Say what the loop noticed, and what cannot be read of the vaults, once each time that it changes."""
+        while self._daemon.notes:
+            self._say(self._daemon.notes.pop(0))
         problems = {view.name: view.problem.message for view in self._daemon.views if view.problem is not None}
         for name, text in problems.items():
             if self._told.get(name) != text:

@@ -19,6 +19,7 @@ from blockvault.vault import Vault
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from datetime import datetime
 
     from blockvault.ids import ItemId
     from blockvault.policy.policies import Policy
@@ -28,11 +29,13 @@ Signature = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Protected:
-    """An item that a policy takes points of."""
+    """An item that a policy takes points of, since when it does."""
 
     item_id: ItemId
     item: str
     policy: Policy
+    since: datetime
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,8 @@ def _protected(vault: Vault) -> tuple[tuple[Protected, ...], Problem | None]:
             problem = _problem_of(error)
             continue
         if policy is not None:
-            found.append(Protected(item.id, item.name, policy))
+            since = item.protected_since or item.created
+            found.append(Protected(item.id, item.name, policy, since, item.group))
     return tuple(found), problem
 
 

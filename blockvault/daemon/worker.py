@@ -9,25 +9,39 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from blockvault.clock import utc_now
+from blockvault.config import load_settings
 from blockvault.credentials import secret_from_environment
 from blockvault.daemon.workers import IoPriority, die_with_parent, set_io_priority
 from blockvault.errors import BlockVaultError
-from blockvault.jobs.watch import JobMonitor
+from blockvault.jobs.watch import JobMonitor, Rate
 from blockvault.jobs.work import Worker, WorkSettings
 from blockvault.model.job import Job, PhaseName
 from blockvault.store.journal import Journal
 from blockvault.vault import Vault
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from blockvault.config.settings import DaemonSettings
 
 
 def main(arguments: list[str]) -> int:
     """Carry out a phase; 0 if it was begun, whatever came of it."""
     state_dir, job_id, phase = arguments
     die_with_parent()
-    set_io_priority(IoPriority.IDLE)
+    configured = load_settings().daemon
+    set_io_priority(IoPriority(configured.io_priority))
     os.umask(0o077)
-    settings = WorkSettings()
+    settings = WorkSettings(
+        verify_budget=timedelta(seconds=configured.verify_budget),
+        rate=Rate(lambda now: _share(configured, now), utc_now) if configured.bandwidth else None,
+        retry_first=timedelta(seconds=configured.retry_first),
+        retry_limit=timedelta(seconds=configured.retry_limit),
+    )
 
     def open_vault(job: Job) -> Vault:
         return Vault.open(job.vault, state_dir=state_dir, secret=secret_from_environment(None, job.vault))
@@ -42,6 +56,12 @@ def main(arguments: list[str]) -> int:
             sys.stderr.write(f"job {job_id}: {error.message}\n")
             return 1
     return 0
+
+
+def _share(configured: DaemonSettings, now: datetime) -> int | None:
+    """What one of the transfers that may run at the same time may send, so that all together keep to the limit."""
+    limit = configured.bandwidth_limit(now)
+    return max(1, limit // configured.transfers) if limit else None
 
 
 if __name__ == "__main__":

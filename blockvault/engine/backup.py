@@ -7,13 +7,15 @@ source: it is watched, and if it changes while it is read the job fails rather t
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
 
 from blockvault.clock import utc_now
 from blockvault.engine import diff
+from blockvault.engine.capturing import Capturing, Member
 from blockvault.engine.churn import ChurnFinder, dry_run
 from blockvault.engine.dating import expiry_moment
 from blockvault.engine.in_place import check_whole
@@ -23,12 +25,11 @@ from blockvault.engine.session import Session
 from blockvault.engine.transferring import Transferring, in_short, warn_not_noted
 from blockvault.errors import (
     BlockVaultError,
+    CancelledError,
     ConflictError,
     CorruptionError,
-    DeviceError,
     InvalidInputError,
     NotFoundError,
-    UnsupportedError,
 )
 from blockvault.ids import ItemId
 from blockvault.image.reader import DiskReader
@@ -38,6 +39,7 @@ from blockvault.model import (
     Consistency,
     DryRunResult,
     Item,
+    Keep,
     Phase2,
     Point,
     PointRef,
@@ -47,7 +49,7 @@ from blockvault.model import (
     SnapshotResult,
     Tier,
 )
-from blockvault.monitor import Monitor
+from blockvault.monitor import Monitor, Warned
 
 
 class Backup:
@@ -57,6 +59,7 @@ class Backup:
         self._session = session
         self._items = items
         self._transferring = Transferring(session)
+        self._capturing = Capturing(session, self._transferring.digests_of)
 
     def snapshot(
         self,
@@ -89,8 +92,7 @@ class Backup:
                 item = found
                 if note:
                     monitor.note(note)
-                for concern in self._items.concerns(item):
-                    monitor.warn(concern.kind, concern.message)
+                self._items.tell_concerns(item, monitor)
                 for name in self._session.catalog.damage:
                     if name.startswith("items/"):
                         monitor.warn(
@@ -107,14 +109,15 @@ class Backup:
                     on_number(item, number)
                 blank = self._blank_point(item, number, moment, request)
                 before = [source.state() for source in sources]
-                if request.keep and self._items.snapshot_days(item) > 0:
-                    record = self._capture(item, blank, sources, monitor)
+                member = Member(item, blank, sources, self._items.snapshot_days(item))
+                record, reached = self._capturing.one(member, request, monitor)
                 if record is None:
                     self._check_can_do_without(request, sources, monitor)
                 captured = time.monotonic()
                 if record is None:
                     # Without a snapshot the live image is the source: nobody else may capture meanwhile.
                     with self._session.item_lock(item, "transfer"):
+                        blank = replace(blank, consistency=reached.consistency)
                         point = self._transfer_live(item, blank, sources, before, request, monitor)
             if record is not None and request.phase2 is Phase2.NOW:
                 if on_captured is not None:
@@ -125,6 +128,94 @@ class Backup:
         finally:
             for source in sources:
                 source.close()
+        self._expire_over(moment, monitor)
+        ended = time.monotonic()
+        consistency = record.consistency if record is not None else reached.consistency
+        return self._result(
+            item, number, record, point, consistency, monitor, begun, captured, ended, sum(s.size for s in sources)
+        )
+
+    def snapshot_group(
+        self, names: list[str], group: str, request: SnapshotRequest, *, now: datetime | None, monitor: Monitor | None
+    ) -> list[SnapshotResult]:
+        """See `Vault.snapshot_group`."""
+        monitor = monitor or Monitor()
+        begun = time.monotonic()
+        moment = now or utc_now()
+        self._check_request(request)
+        if request.keep is Keep.NO:
+            raise InvalidInputError(
+                "group.needs-snapshots",
+                "several items are captured at one instant by snapshots",
+                why="without them each image would be read at its own time",
+                do="leave out --no-keep",
+            )
+        self._session.check_writable()
+        self._session.tell_notices(monitor)
+        items = self._items.several(names)
+        for item in items:
+            if self._items.snapshot_days(item) == 0:
+                raise InvalidInputError(
+                    "group.needs-snapshots",
+                    f"item '{item.name}' keeps no snapshots, so it cannot be captured with others",
+                    do=f"blockvault item set {item.name} --snapshot-days 2",
+                )
+        with ExitStack() as stack:
+            # In the order of their ids: two captures of overlapping groups meet at one lock, not at two.
+            for item in sorted(items, key=lambda item: item.id):
+                stack.enter_context(self._session.item_lock(item, "capture"))
+                check_whole(self._session, item)
+            members = []
+            for item in items:
+                sources = _open_sources(item)
+                for source in sources:
+                    stack.callback(source.close)
+                number = self._session.host.allocate_number(
+                    max(self._session.catalog.newest_numbers().values(), default=0)
+                )
+                blank = self._blank_point(item, number, moment, request)
+                members.append(Member(item, blank, sources, self._items.snapshot_days(item)))
+            captured = self._capturing.together(members, group, request, monitor)
+        ended_capture = time.monotonic()
+        results = []
+        for (record, _), member in zip(captured, members, strict=True):
+            started = time.monotonic()
+            monitor.counters.clear()
+            point = None
+            if request.phase2 is Phase2.NOW:
+                try:
+                    point = self._transfer_record(
+                        record, full=request.full, level=request.level, monitor=monitor, wait=False
+                    )
+                except CancelledError:
+                    raise
+                except (BlockVaultError, OSError) as error:
+                    # The capture of all stands: each has its snapshot, and what failed is transferred later.
+                    monitor.warn(
+                        "transfer.failed",
+                        f"item '{member.item.name}': point {record.number} is not in the vault ({in_short(error)}): "
+                        "it stays a snapshot until `blockvault transfer` or the next run",
+                    )
+            ended = time.monotonic()
+            told = [warning.message for warning in monitor.warnings if not _is_of_another(warning, member, members)]
+            result = self._result(
+                member.item,
+                record.number,
+                record,
+                point,
+                record.consistency,
+                monitor,
+                started - (ended_capture - begun),
+                started,
+                ended,
+                sum(disk.size for disk in record.disks),
+            )
+            state = "completed-with-warning" if told else "completed"
+            results.append(replace(result, warnings=tuple(told), job_state=state))
+        self._expire_over(moment, monitor)
+        return results
+
+    def _expire_over(self, moment: datetime, monitor: Monitor) -> None:
         try:
             self._expire_snapshots(moment, monitor)
         except (BlockVaultError, OSError) as error:
@@ -132,11 +223,6 @@ class Backup:
                 "snapshot.not-expired",
                 f"snapshots whose days are over could not be removed ({in_short(error)}): the next run does it",
             )
-        ended = time.monotonic()
-        reached = record.consistency if record is not None else request.consistency
-        return self._result(
-            item, number, record, point, reached, monitor, begun, captured, ended, sum(s.size for s in sources)
-        )
 
     @staticmethod
     def _check_can_do_without(request: SnapshotRequest, sources: list[ImageSource], monitor: Monitor) -> None:
@@ -154,56 +240,16 @@ class Backup:
 
     @staticmethod
     def _check_request(request: SnapshotRequest) -> None:
-        level, consistency = request.level, request.consistency
-        if not 1 <= level <= 19:
+        if not 1 <= request.level <= 19:
             raise InvalidInputError(
-                "snapshot.level", f"there is no compression level {level}", why="levels are 1 to 19"
+                "snapshot.level", f"there is no compression level {request.level}", why="levels are 1 to 19"
             )
-        if request.phase2 is Phase2.LATER and not request.keep:
+        if request.phase2 is Phase2.LATER and request.keep is Keep.NO:
             raise InvalidInputError(
                 "snapshot.contradiction",
                 "--snapshot-only and --no-keep contradict each other",
                 do="leave one of them out",
             )
-        if consistency in (Consistency.FILE_SYSTEM, Consistency.APPLICATION):
-            raise UnsupportedError(
-                "snapshot.consistency",
-                f"a point that is {consistency.value}-consistent needs hooks, which this version does not have",
-                do="freeze the guest yourself and use --consistency crash",
-            )
-
-    def _capture(self, item: Item, blank: Point, sources: list[ImageSource], monitor: Monitor) -> SnapshotRecord | None:
-        """Phase 1. None, with a warning, where no snapshot can be kept: the point then goes to the vault only."""
-        place = self._session.tier.place(
-            item, sources, os.path.join(self._session.state_dir, "snapshots"), folder=item.snapshot_dir
-        )
-        if place.folder is None:
-            monitor.warn("snapshot.no-room", f"no snapshot is kept: {place.reason}; the point goes to the vault only")
-            return None
-        monitor.phase("Capture", sum(source.size for source in sources))
-        try:
-            capture = self._session.tier.capture(
-                item,
-                blank.number,
-                sources,
-                place,
-                now=blank.taken,
-                keep_until=blank.taken + timedelta(days=self._items.snapshot_days(item)),
-                consistency=blank.consistency,
-                tags=blank.tags,
-                comment=blank.comment,
-                retain_until=blank.retain_until,
-                seed=self._session.keys.digest_seed,
-                digests_dir=self._transferring.digests_of(item.id),
-                monitor=monitor,
-            )
-        except DeviceError as error:
-            if error.kind != "snapshot.no-space":
-                raise
-            monitor.warn(error.kind, f"no snapshot is kept: {error.message}; the point goes to the vault only")
-            return None
-        record: SnapshotRecord = capture.record
-        return record
 
     def _transfer_live(
         self,
@@ -339,6 +385,9 @@ class Backup:
             tags=record.tags,
             comment=record.comment,
             retain_until=record.retain_until,
+            freeze_ms=record.freeze_ms,
+            skew_ms=record.skew_ms,
+            group=record.group,
         )
 
     def _result(
@@ -376,6 +425,9 @@ class Backup:
             vault_created=self._session.created_now,
             warnings=tuple(warning.message for warning in monitor.warnings),
             snapshot_folder=record.folder if record else None,
+            freeze_ms=record.freeze_ms if record else None,
+            skew_ms=record.skew_ms if record else None,
+            group=record.group if record else "",
         )
 
     def plan_snapshot(
@@ -491,6 +543,13 @@ class Backup:
                 )
             )
         return results
+
+
+def _is_of_another(warning: Warned, member: Member, members: list[Member]) -> bool:
+    """Whether a warning is of another item than `member` of those that were captured together; it names it first."""
+    return any(
+        warning.message.startswith(f"item '{other.item.name}':") for other in members if other.item.id != member.item.id
+    )
 
 
 def _open_sources(item: Item) -> list[ImageSource]:

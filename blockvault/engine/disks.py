@@ -19,7 +19,7 @@ from blockvault.image.identity import Identity, disk_identity
 from blockvault.image.mounts import mount_of, read_mounts
 from blockvault.image.recognise import Recognised, recognise
 from blockvault.model import DiskSpec, Item
-from blockvault.monitor import Warned
+from blockvault.monitor import Monitor, Warned
 from blockvault.store.registered import RegisteredItem
 
 
@@ -35,32 +35,37 @@ class Owner:
 
 
 class Owners:
-    """Finds who has a disk, by what it is and not by its path."""
+    """Finds who has a disk, by what it is and not by its path. Made once for many disks: it looks at every path."""
 
     def __init__(self, items: Iterable[Item], elsewhere: Iterable[RegisteredItem]) -> None:
-        self._owners: list[tuple[Identity, Owner]] = [
-            (disk_identity(disk.path), Owner(item.name, disk.path)) for item in items for disk in item.disks
-        ]
+        self._owners: dict[tuple[str, int, int], list[Owner]] = {}
+        for item in items:
+            for disk in item.disks:
+                self._add(Owner(item.name, disk.path))
         for other in elsewhere:
             for disk in other.disks:
-                owner = Owner(other.item, disk.path, other.vault, other.vault_path, other.vault_is_there)
-                self._owners.append((disk_identity(disk.path), owner))
+                self._add(Owner(other.item, disk.path, other.vault, other.vault_path, other.vault_is_there))
 
-    def of(self, path: str) -> list[Owner]:
-        """The items that have the disk at this path."""
-        wanted = disk_identity(path)
-        return [owner for identity, owner in self._owners if identity & wanted]
+    def _add(self, owner: Owner) -> None:
+        for key in disk_identity(owner.path):
+            self._owners.setdefault(key, []).append(owner)
+
+    def of(self, path: str, *, but: str) -> list[Owner]:
+        """The items that have the disk at this path, but for that of this vault which is named `but`."""
+        found = dict.fromkeys(owner for key in disk_identity(path) for owner in self._owners.get(key, ()))
+        return [owner for owner in found if owner.vault or owner.item != but]
 
 
 def check_disks(
-    disks: Sequence[DiskSpec], siblings: Sequence[DiskSpec], owners: Owners, *, shared: bool, as_is: bool
+    item: str, disks: Sequence[DiskSpec], siblings: Sequence[DiskSpec], owners: Owners, *, shared: bool, as_is: bool
 ) -> list[Warned]:
     """What is to be told of disks that become an item's.
 
     Args:
+        item: its name.
         disks: those that are new.
         siblings: the item's other disks.
-        owners: items that may have them already.
+        owners: who may have them already.
         shared: another item of this vault may have a disk too.
         as_is: take the bytes of each file, whatever they are.
 
@@ -84,7 +89,7 @@ def check_disks(
                     do="name each disk once",
                 )
         known.append((identity, disk))
-        warned += _check_owners(disk, owners, shared=shared)
+        warned += _check_owners(disk, owners.of(disk.path, but=item), shared=shared)
         warned += _check_content(disk, found, [*disks, *siblings], as_is=as_is)
         mount = mount_of(disk.path, mounts)
         if mount is not None and mount.is_network and not found.is_device:
@@ -98,24 +103,28 @@ def check_disks(
     return warned
 
 
-def concerns(item: Item, owners: Owners) -> list[Warned]:
-    """What is to be told of an item that registers itself (`blockvault snapshot DISK`), where nothing is refused."""
-    warned: list[Warned] = []
+def tell_concerns(item: Item, owners: Owners, monitor: Monitor) -> None:
+    """Tell of an item that registers itself (`blockvault snapshot DISK`), where nothing is refused.
+
+    That another vault has the disk too is only noted: who names a second vault means it.
+    """
     for disk in item.disks:
         try:
             missing = _missing(disk, recognise(disk.path), item.disks)
         except DeviceError:
             missing = ()
         if missing:
-            warned.append(_kept_alone(disk, missing))
-        for owner in owners.of(disk.path):
-            warned.append(_shared(disk, owner))
-    return warned
+            _warn(monitor, _kept_alone(disk, missing))
+        for owner in owners.of(disk.path, but=item.name):
+            if owner.vault:
+                monitor.note(_shared(disk, owner).message)
+            else:
+                _warn(monitor, _shared(disk, owner))
 
 
-def _check_owners(disk: DiskSpec, owners: Owners, *, shared: bool) -> list[Warned]:
+def _check_owners(disk: DiskSpec, owners: Sequence[Owner], *, shared: bool) -> list[Warned]:
     warned = []
-    for owner in owners.of(disk.path):
+    for owner in owners:
         by_name = "" if owner.path == disk.path else f", as {owner.path}"
         if owner.vault and owner.vault_is_there:
             raise InvalidInputError(
@@ -194,6 +203,10 @@ def _missing(disk: DiskSpec, found: Recognised, siblings: Sequence[DiskSpec]) ->
         if not any(wanted & each for each in have):
             missing.append(name)
     return tuple(missing)
+
+
+def _warn(monitor: Monitor, warned: Warned) -> None:
+    monitor.warn(warned.kind, warned.message)
 
 
 def _kept_alone(disk: DiskSpec, missing: tuple[str, ...]) -> Warned:

@@ -13,6 +13,8 @@ Invariants:
 - Killed anywhere, the same command goes on: it compares again and writes what still differs. Or the undo point is
   restored in place instead. Until one of them has ended no point is taken of the item.
 - Every block is checked before it is written; what the comparison finds equal is equal by its keyed BLAKE3.
+- Where nothing but the disk itself can tell, a scan by the digests of the newest point decides which chunks are
+  compared, as it does for a backup. A restore that goes on after it was killed compares every chunk.
 - The manifests' word counts only for a disk whose size, times and inode (of a device: its counted writes) are those of
   before the undo point; where they are not, or an earlier run wrote to it, every chunk is compared.
 """
@@ -28,13 +30,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from blockvault.clock import to_text, utc_now
+from blockvault.engine.churn import CellChurn, ChurnFinder
 from blockvault.engine.claims import Claims
 from blockvault.engine.diff import between_points
 from blockvault.engine.instant import check_and_mend
 from blockvault.engine.restore import DiskRestore
 from blockvault.engine.session import Session
+from blockvault.engine.transferring import Transferring
 from blockvault.errors import ConflictError, CorruptionError, DeviceError, InvalidInputError, NotFoundError
 from blockvault.failpoints import reach
+from blockvault.image.extent_map import Ranges
+from blockvault.image.reader import DiskReader
 from blockvault.image.source import ImageSource, SourceState
 from blockvault.image.system import device_size
 from blockvault.image.target import write_error
@@ -54,7 +60,19 @@ class InPlaceRestored:
 
 
 def check_whole(session: Session, item: Item) -> None:
-    """Raise `ConflictError` (`item.half-restored`) while a restore in place of the item has not ended."""
+    """Whether points can be taken of an item, asked under its capture lock.
+
+    Raises:
+        ConflictError: a restore in place of the item has not ended (`item.half-restored`).
+        NotFoundError: the item was removed before the lock was taken (`item.removed`).
+    """
+    if session.catalog.removed_since(item):
+        raise NotFoundError(
+            "item.removed",
+            f"item '{item.name}' was just removed",
+            why="another process removed it before the capture began",
+            do="register it anew with `blockvault item add`, if that was not meant",
+        )
     journal = InPlaceJournals(session.host.folder).read(item.id)
     if journal is None:
         return
@@ -109,7 +127,7 @@ class InPlace:
             self._open_all(chosen, stack)
         if dry_run:
             self._monitor.phase("Compare", size)
-            differing = sum(self._mend(one, path, None) for one, path in chosen)
+            differing = sum(self._mend(one, path, None, self._scanned(one, path, item)) for one, path in chosen)
             return InPlaceRestored(paths, size, differing, None)
         begun = self._journals.read(item.id)
         before = self._states(chosen) if begun is None and take_undo is not None else {}
@@ -123,7 +141,12 @@ class InPlace:
             self._journals.write(item.id, InPlaceJournal(point.id, label, disks, undo, to_text(utc_now())))
             reach("in-place.journal")
             self._monitor.phase("Restore", size)
-            claims = [self._claims(one, path, before.get(path), undo) for one, path in chosen]
+            claims: list[Claims | None] = [None] * len(chosen)  # of a restore that goes on: compare every chunk
+            if begun is None:
+                claims = [
+                    self._claims(one, path, before.get(path), undo) or self._scanned(one, path, item)
+                    for one, path in chosen
+                ]
             differing = 0
             for (one, path), fd, claimed in zip(chosen, opened, claims, strict=True):
                 self._resize(one, path, fd)
@@ -201,6 +224,36 @@ class InPlace:
         ranges = np.array([(at, at + count) for at, count in differing], dtype=np.int64).reshape(-1, 2)
         return Claims(ranges, disk.chunk_size)
 
+    def _scanned(self, disk: PointDisk, path: str, item: Item) -> Claims | None:
+        """All chunks that may differ from the point, by a scan; None: it cannot be told by one.
+
+        The scan tells what changed since the newest point in the vault, as for a backup, and both points' manifests
+        what lies between that and the point.
+        """
+        session = self._session
+        transferring = Transferring(session)
+        newest = transferring.parent_of(item.id, self._monitor)
+        then = next((one for one in newest.disks if one.name == disk.name), None) if newest is not None else None
+        if then is None or (then.size, then.chunk_size) != (disk.size, disk.chunk_size):
+            return None
+        try:
+            with ImageSource.open(path, disk.chunk_size) as source:
+                readers: list[tuple[str, str, DiskReader]] = [(disk.name, path, source)]
+                (known,) = transferring.inputs(newest, item.id, readers, disk.chunk_size, full=False)
+                if known.digests is None or source.size != disk.size:
+                    return None
+                finder = ChurnFinder(
+                    source, parent=then, manifest=None, digests=known.digests, seed=session.keys.digest_seed,
+                    monitor=self._monitor,
+                )  # fmt: skip
+                changed = [_changed(part) for part in finder if isinstance(part, CellChurn)]
+            between = list(between_points(session.store, session.keys, session.shelf, disk, then, self._monitor))
+        except CorruptionError:
+            return None
+        size = disk.chunk_size
+        found = [(chunk * size, (chunk + 1) * size) for chunks in changed for chunk in chunks]
+        return Claims(_united([*found, *((at, at + count) for at, count in between)]), size)
+
     @staticmethod
     def _resize(disk: PointDisk, path: str, fd: int) -> None:
         status = os.fstat(fd)
@@ -225,6 +278,24 @@ class InPlace:
             raise write_error(path, error) from error
         finally:
             restore.close()
+
+
+def _changed(churn: CellChurn) -> list[int]:
+    """The chunks of the disk that a scan found changed in a cell: data, holes and zeros."""
+    rows = np.union1d(churn.candidates, np.flatnonzero(churn.fills)).astype(np.int64)
+    chunks: list[int] = (rows + churn.first_chunk).tolist()
+    return chunks
+
+
+def _united(ranges: list[tuple[int, int]]) -> Ranges:
+    """Ranges in order, none of which touches another."""
+    found: list[list[int]] = []
+    for begin, end in sorted(ranges):
+        if found and begin <= found[-1][1]:
+            found[-1][1] = max(found[-1][1], end)
+        else:
+            found.append([begin, end])
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
 def _open(path: str, disk: PointDisk) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from blockvault.engine.disks import Owners, check_disks, concerns
+from blockvault.engine.disks import Owners, check_disks, tell_concerns
 from blockvault.engine.session import Session
 from blockvault.errors import CorruptionError, DeviceError, InvalidInputError, NotFoundError
+from blockvault.format.records import DISKS_MAX, FREEZE_MOUNTS_MAX, HOOK_SECONDS_MAX
 from blockvault.ids import DISK_NAME, ItemId, check_item_name, name_from_stem, random_name
 from blockvault.model import DiskSpec, Item, Protection
 from blockvault.model.item import SNAPSHOT_DAYS_DEFAULT
@@ -54,35 +55,52 @@ class Items:
             found = None
         return SNAPSHOT_DAYS_DEFAULT if found is None or found.deleted else found.policy.snapshot_days
 
-    def assign(self, names: Sequence[str], policy: str, protection: Protection | None) -> list[Item]:
+    def named(self, names: Iterable[str]) -> list[Item]:
+        """The items of these names, each once, in their order. Raises `NotFoundError` (`item.not-found`)."""
+        by_name = {item.name: item for item in self._session.catalog.items()}
+        return [by_name[name] if name in by_name else self.get(name) for name in dict.fromkeys(names)]
+
+    def assign(
+        self, names: Iterable[str], policy: str, protection: Callable[[Item], Protection], now: datetime
+    ) -> list[Item]:
         """Name the policy of several items, or of none of them if one is not there.
 
         Args:
             names: the items.
             policy: the policy's name; "" for none.
-            protection: what the items become; None: what they are.
+            protection: what an item becomes.
+            now: since when it is protected, if it is from now on.
         """
         self._session.check_writable()
         with self._lock():
-            self._session.catalog.refresh()
+            self._session.catalog.refresh_settings()
             changed = []
-            for item in [self.get(name) for name in dict.fromkeys(names)]:
-                wanted = item.protection if protection is None else protection
+            for item in self.named(names):
+                wanted = protection(item)
                 if (item.policy, item.protection) != (policy, wanted):
-                    item = replace(item, policy=policy, protection=wanted, revision=item.revision + 1)
+                    since = item.protected_since if item.protection is Protection.PROTECTED else now
+                    item = replace(
+                        item,
+                        policy=policy,
+                        protection=wanted,
+                        protected_since=since if wanted is Protection.PROTECTED else None,
+                        revision=item.revision + 1,
+                    )
                     self._session.catalog.put_item(item)
                 changed.append(item)
             return changed
 
-    def protect(self, names: Sequence[str], protection: Protection) -> list[Item]:
-        """Change the protection of several items that have ever been protected; their policies stay."""
+    def stop(self, names: Sequence[str]) -> list[Item]:
+        """Stop the protection of several items that have ever been protected; their policies stay."""
         self._session.check_writable()
         with self._lock():
             self._session.catalog.refresh()
             changed = []
             for item in [self.get(name) for name in dict.fromkeys(names)]:
-                if item.protection not in (Protection.NONE, protection):
-                    item = replace(item, protection=protection, revision=item.revision + 1)
+                if item.protection is Protection.PROTECTED:
+                    item = replace(
+                        item, protection=Protection.STOPPED, protected_since=None, revision=item.revision + 1
+                    )
                     self._put(item)
                 changed.append(item)
             return changed
@@ -100,6 +118,10 @@ class Items:
         remove_disks: Sequence[str] = (),
         shared: bool = False,
         as_is: bool = False,
+        group: str | None = None,
+        agent_socket: str | None = None,
+        freeze_mounts: tuple[str, ...] | None = None,
+        hook_seconds: int | None = None,
         monitor: Monitor | None = None,
     ) -> Item:
         """See `Vault.set_item`."""
@@ -115,6 +137,7 @@ class Items:
                     f"snapshots cannot be kept for {snapshot_days} days",
                     why="0 to 30 days are possible",
                 )
+            guest = _guest_settings(item, group, agent_socket, freeze_mounts, hook_seconds)
             specs = item.disks
             if disks or add_disks or remove_disks:
                 specs = self._changed_disks(
@@ -129,6 +152,10 @@ class Items:
                 if snapshot_dir is None
                 else (os.path.abspath(snapshot_dir) if snapshot_dir else None),
                 comment=item.comment if comment is None else comment,
+                group=guest.group,
+                agent_socket=guest.agent_socket,
+                freeze_mounts=guest.freeze_mounts,
+                hook_seconds=guest.hook_seconds,
                 revision=item.revision + 1,
             )
             self._put(changed)
@@ -163,17 +190,18 @@ class Items:
                 f"item '{item.name}' would have no disk left",
                 do=f"to end its protection use `blockvault unprotect {item.name}`",
             )
-        owners = self._owners(item)
+        _check_count(item.name, len(left) + len(new))
+        owners = self.owners()
         # A disk that was moved is what it was: it was taken then.
-        warned = check_disks(elsewhere, [*stay, *new], owners, shared=shared, as_is=True)
-        warned += check_disks(new, [*stay, *elsewhere], owners, shared=shared, as_is=as_is)
+        warned = check_disks(item.name, elsewhere, [*stay, *new], owners, shared=shared, as_is=True)
+        warned += check_disks(item.name, new, [*stay, *elsewhere], owners, shared=shared, as_is=as_is)
         for each in warned:
             monitor.warn(each.kind, each.message)
         places = {disk.name: disk for disk in elsewhere}
         return (*[places.get(disk.name, disk) for disk in left], *new)
 
     def plan(
-        self, name: str, disks: Sequence[str], *, shared: bool, as_is: bool
+        self, name: str, disks: Sequence[str], *, shared: bool, as_is: bool, owners: Owners | None = None
     ) -> tuple[list[DiskSpec], list[Warned]]:
         """The disks that an item of that name would have, and what is to be told of them. Raises as `add` does."""
         self._session.catalog.refresh()
@@ -183,7 +211,8 @@ class Items:
             raise InvalidInputError(
                 "item.no-disk", f"item '{name}' would have no disk", do="name a disk image or device"
             )
-        return specs, check_disks(specs, (), self._owners(None), shared=shared, as_is=as_is)
+        _check_count(name, len(specs))
+        return specs, check_disks(name, specs, (), owners or self.owners(), shared=shared, as_is=as_is)
 
     def add(
         self,
@@ -218,13 +247,13 @@ class Items:
             self._put(removed)
             return removed
 
-    def concerns(self, item: Item) -> list[Warned]:
-        """What is to be told of an item that has just registered itself."""
-        return concerns(item, self._owners(item))
+    def tell_concerns(self, item: Item, monitor: Monitor) -> None:
+        """Tell what should be known of an item that has just registered itself."""
+        tell_concerns(item, self.owners(), monitor)
 
-    def _owners(self, item: Item | None) -> Owners:
-        """Who may have a disk already, but for the item itself."""
-        others = [other for other in self._session.catalog.items() if item is None or other.id != item.id]
+    def owners(self) -> Owners:
+        """Who has which disk: the items of this vault, and of the host's other vaults."""
+        others = self._session.catalog.items()
         return Owners(others, registered_items(self._session.state_dir, except_vault=self._session.vault_id))
 
     def _check_free(self, name: str) -> None:
@@ -236,6 +265,27 @@ class Items:
         """Write an item's record, and have it known to this host's other vaults."""
         self._session.catalog.put_item(item)
         self._session.note_items()
+
+    def change(self, name: str, change: Callable[[Item], Item]) -> Item:
+        """Write the next revision of an item's record, as `change` makes it of the newest; none if it stays equal."""
+        self._session.check_writable()
+        with self._lock():
+            self._session.catalog.refresh()
+            item = self.get(name)
+            changed = change(item)
+            if changed == item:
+                return item
+            changed = replace(changed, revision=item.revision + 1)
+            self._put(changed)
+            return changed
+
+    def several(self, names: list[str]) -> list[Item]:
+        """The items of these names. Raises `NotFoundError`, or `InvalidInputError` (`item.twice`, `item.none`)."""
+        if not names:
+            raise InvalidInputError("item.none", "no item was named", do="see `blockvault item list`")
+        if len(set(names)) < len(names):
+            raise InvalidInputError("item.twice", "an item was named twice", do="name each once")
+        return [self.get(name) for name in names]
 
     def find(self, targets: list[str], name: str | None, now: datetime) -> tuple[Item, bool, str | None]:
         """The item of the targets, whether it is new, and a note on how it came by its name."""
@@ -255,6 +305,7 @@ class Items:
                     why=f"{path} does not exist, and no item of the vault '{self._session.name}' has that name",
                     do="check the path; see `blockvault item list`",
                 )
+        _check_count(name or targets[0], len(paths))
         if len(set(paths)) != len(paths):
             raise InvalidInputError("snapshot.disk-twice", "a disk image was named twice", do="name each once")
         if name is not None:
@@ -343,6 +394,61 @@ def named_disks(words: Sequence[str], taken: Sequence[str]) -> list[DiskSpec]:
         )
     stems = iter(_names_for([path for name, path in given if not name], names))
     return [DiskSpec(name, path) if name else DiskSpec(*next(stems)) for name, path in given]
+
+
+def _check_count(name: str, count: int) -> None:
+    """A record has room for so many disks; one with more could not be read again."""
+    if count > DISKS_MAX:
+        raise InvalidInputError(
+            "item.too-many-disks",
+            f"item '{name}' would have {count} disks",
+            why=f"an item has {DISKS_MAX} at most",
+            do="make several items of it",
+        )
+
+
+def _guest_settings(
+    item: Item,
+    group: str | None,
+    agent_socket: str | None,
+    freeze_mounts: tuple[str, ...] | None,
+    hook_seconds: int | None,
+) -> Item:
+    """The item with what is asked of its guest, as far as it is given."""
+    if group:
+        check_item_name(group)
+    for path in (agent_socket or "", *(freeze_mounts or ())):
+        if path and not path.startswith("/"):
+            raise InvalidInputError(
+                "item.not-absolute", f"'{path}' is no whole path", do="write the path from / on: it is kept in the item"
+            )
+    if freeze_mounts is not None and len(freeze_mounts) > FREEZE_MOUNTS_MAX:
+        raise InvalidInputError(
+            "item.freeze-mounts",
+            f"{FREEZE_MOUNTS_MAX} mounts at most can be frozen for an item",
+            do="name fewer, or use a guest agent",
+        )
+    if freeze_mounts is not None and any(os.path.realpath(mount) == "/" for mount in freeze_mounts):
+        raise InvalidInputError(
+            "item.freeze-mounts",
+            "/ must not be frozen",
+            why="everything on this host would wait, this program too",
+            do="name where a file system of the item's disks is mounted",
+        )
+    if hook_seconds is not None and not 0 <= hook_seconds <= HOOK_SECONDS_MAX:
+        raise InvalidInputError(
+            "item.hook-seconds",
+            f"a script cannot have {hook_seconds} s",
+            why=f"1 to {HOOK_SECONDS_MAX} are possible",
+            do="choose one of these, or 0 for the default",
+        )
+    return replace(
+        item,
+        group=item.group if group is None else group,
+        agent_socket=item.agent_socket if agent_socket is None else agent_socket,
+        freeze_mounts=item.freeze_mounts if freeze_mounts is None else freeze_mounts,
+        hook_seconds=item.hook_seconds if hook_seconds is None else hook_seconds or None,
+    )
 
 
 def _other_disks(item: Item) -> InvalidInputError:

@@ -163,4 +163,7 @@ class Listing:
             comment=told.comment,
             point=point,
             state=catalog.state(point.ref) if point else PointState(),
+            freeze_ms=told.freeze_ms,
+            skew_ms=told.skew_ms,
+            group=told.group,
         )

@@ -159,7 +159,7 @@ class Policies:
         """
         self._session.check_writable()
         with self._lock():
-            self._catalog.refresh()
+            self._catalog.refresh_settings()
             for name in self._catalog.policy_names():
                 if name != policy.name and name.lower() == policy.name.lower():
                     raise AlreadyExistsError(
@@ -172,13 +172,14 @@ class Policies:
                 raise AlreadyExistsError(
                     "policy.exists",
                     f"there is already a policy '{policy.name}'",
+                    why="a policy is changed by its next revision, not made a second time",
                     do=f"change it with `blockvault policy set {policy.name}`, or choose another name",
                 )
             return self._put(policy, now)
 
     def plan_change(self, name: str, changes: dict[str, Any], now: datetime) -> PolicyChange:
         """What a change of a policy's fields would come to; nothing is changed. Raises as `revision` does."""
-        self._catalog.refresh()
+        self._catalog.refresh_settings()
         before = self.get(name)
         after = replace(before, **changes)
         users = self.users(name)
@@ -240,7 +241,7 @@ class Policies:
 
     def plan_deletion(self, name: str, to: str | None, now: datetime) -> PolicyChange | None:
         """What deleting a policy would come to for the items that are moved; None: none use it. Raises as `delete`."""
-        self._catalog.refresh()
+        self._catalog.refresh_settings()
         if self.revision(name) is None:
             raise NotFoundError(
                 "policy.not-written",
@@ -263,6 +264,7 @@ class Policies:
             raise InvalidInputError(
                 "policy.to-itself",
                 f"items of policy '{name}' cannot be moved to itself while it is deleted",
+                why="they need another one, or no points would be taken of them",
                 do="name another policy with --to; see `blockvault policy list`",
             )
         return self.plan_assignment([item.name for item in users], to, None, now)
@@ -271,9 +273,9 @@ class Policies:
         self, names: Sequence[str], policy: str, protection: Protection | None, now: datetime
     ) -> PolicyChange:
         """What naming another policy for items would come to. Raises `NotFoundError` for an item or policy."""
-        self._catalog.refresh()
+        self._catalog.refresh_settings()
         after = self.get(policy)
-        items = [self._items.get(name) for name in dict.fromkeys(names)]
+        items = self._items.named(names)
         ruled = {item.id for item in items if (protection or _assigned(item)) is Protection.PROTECTED}
 
         def rules_after(item_id: ItemId) -> RetentionRules | str:
@@ -328,12 +330,7 @@ class Policies:
             self._put(change.after, now)
         if change.expired:
             monitor.warn(SHORTENED, f"policy '{policy}' keeps less than was kept before: {_counted(change)}")
-        if protection is not None:
-            return self._items.assign(change.items, policy, protection)
-        done = []
-        for name in change.items:
-            done += self._items.assign([name], policy, _assigned(self._items.get(name)))
-        return done
+        return self._items.assign(change.items, policy, lambda item: protection or _assigned(item), now)
 
     # --- what these share --------------------------------------------------------------------------------------
 
@@ -391,14 +388,18 @@ def _assigned(item: Item) -> Protection:
     return Protection.STOPPED if item.protection is Protection.STOPPED else Protection.PROTECTED
 
 
-def _offered() -> Policy:
-    """The default policy in this machine's zone; UTC where that is none that is known."""
+def machine_zone() -> str:
+    """The name of this machine's zone; `UTC` where that cannot be told, or is none that is known."""
     zone = local_zone_name()
     try:
         zone_named(zone)
     except InvalidInputError:
-        zone = "UTC"
-    return default_policy(zone)
+        return "UTC"
+    return zone
+
+
+def _offered() -> Policy:
+    return default_policy(machine_zone())
 
 
 def _check_confirmed(change: PolicyChange, *, confirmed: bool) -> None:

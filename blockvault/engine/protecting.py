@@ -28,7 +28,6 @@ from blockvault.ids import name_from_stem
 from blockvault.image.identity import disk_identity
 from blockvault.model import Item, PointInfo, PointRef, Protection, SnapshotRecord
 from blockvault.monitor import Monitor, Warned
-from blockvault.store.registered import registered_items
 
 _GLOB = frozenset("*?[")
 _TOLD_MAX = 8
@@ -100,13 +99,14 @@ class Protecting:
             else:
                 new.append(proposal)
         names = list(dict.fromkeys(names))
+        owners = self._items.owners()
         warned: list[Warned] = []
         for name in names:
             try:
-                warned += self._check_known(self._items.get(name))
+                warned += self._check_known(self._items.get(name), owners)
             except BlockVaultError as error:
                 problems.append(error)
-        warned += self._check_new(new, problems, shared=shared, as_is=as_is)
+        warned += self._check_new(new, owners, problems, shared=shared, as_is=as_is)
         _raise(problems, len(targets) + len(proposals))
         return ProtectPlan(policy, tuple(names), tuple(new), tuple(warned))
 
@@ -192,16 +192,14 @@ class Protecting:
                 return item
         return None
 
-    def _check_known(self, item: Item) -> list[Warned]:
+    def _check_known(self, item: Item, owners: Owners) -> list[Warned]:
         """An item that is there: whether its disks can be reached, and are in no other vault."""
-        elsewhere = registered_items(self._session.state_dir, except_vault=self._session.vault_id)
-        others = [other for other in self._items.all() if other.id != item.id]
-        warned = check_disks(item.disks, (), Owners(others, elsewhere), shared=True, as_is=True)
+        warned = check_disks(item.name, item.disks, (), owners, shared=True, as_is=True)
         # What its disks hold was told when they were registered.
         return [each for each in warned if not each.kind.startswith("image.")]
 
     def _check_new(
-        self, new: Sequence[NewItem], problems: list[BlockVaultError], *, shared: bool, as_is: bool
+        self, new: Sequence[NewItem], owners: Owners, problems: list[BlockVaultError], *, shared: bool, as_is: bool
     ) -> list[Warned]:
         warned: list[Warned] = []
         names: set[str] = set()
@@ -212,7 +210,7 @@ class Protecting:
                     raise InvalidInputError(
                         "item.name-taken", f"two new items are named '{each.name}'", do="register one with `item add`"
                     )
-                specs, told = self._items.plan(each.name, each.disks, shared=shared, as_is=as_is)
+                specs, told = self._items.plan(each.name, each.disks, shared=shared, as_is=as_is, owners=owners)
                 for key in {key for spec in specs for key in disk_identity(spec.path)}:
                     if disks.setdefault(key, each.name) != each.name and not shared:
                         raise InvalidInputError(
@@ -261,7 +259,7 @@ class Protecting:
     def unprotect(self, plan: UnprotectPlan, *, reason: str, monitor: Monitor, now: datetime) -> list[Item]:
         """See `Vault.unprotect`."""
         self._session.check_writable()
-        items = self._items.protect(plan.items, Protection.STOPPED)
+        items = self._items.stop(plan.items)
         expirer = Expirer(self._session, monitor)
         for info in plan.points:
             expirer.delete(info, reason, now, purge=False)

@@ -25,6 +25,7 @@ from blockvault.model import (
     Item,
     LayerRef,
     Mark,
+    OnHookFailure,
     Point,
     PointDisk,
     PointRef,
@@ -37,7 +38,6 @@ from blockvault.policy.policies import (
     POLICY_SNAPSHOT_DAYS_MAX,
     RETRIES_DEFAULT,
     RETRIES_MAX,
-    OnHookFailure,
     Policy,
     PolicyRevision,
 )
@@ -50,9 +50,12 @@ SNAPSHOT_DAYS_MAX = 36500
 SIZE_MAX = 1 << 62
 SOFT_DELETE_DAYS_MAX = 3650
 WINDOW_SECONDS_MAX = 86_400
+FREEZE_MOUNTS_MAX = 64
+HOOK_SECONDS_MAX = 3600
 Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}\\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=SIZE_MAX)]
 Slot = Annotated[int, msgspec.Meta(ge=0, le=SLOTS_MAX)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=SIZE_MAX)]
 Number = Annotated[int, msgspec.Meta(ge=1, le=SIZE_MAX)]
 
 
@@ -114,6 +117,9 @@ class PointBody(msgspec.Struct, frozen=True):
     tags: dict[str, str] = {}
     comment: str = ""
     retain_until: str | None = None
+    freeze_ms: Milliseconds | None = None
+    skew_ms: Milliseconds | None = None
+    group: str = ""
 
 
 class MarkBody(msgspec.Struct, frozen=True):
@@ -157,7 +163,11 @@ class ItemBody(msgspec.Struct, frozen=True):
     policy: str = ""
     protection: Protection = Protection.NONE
     group: str = ""
+    protected_since: str | None = None
     removed: bool = False
+    agent_socket: str = ""
+    freeze_mounts: Annotated[list[str], msgspec.Meta(max_length=FREEZE_MOUNTS_MAX)] = []
+    hook_seconds: Annotated[int, msgspec.Meta(ge=1, le=HOOK_SECONDS_MAX)] | None = None
 
 
 Keep = Annotated[int, msgspec.Meta(ge=1, le=KEEP_MAX)] | None
@@ -281,6 +291,9 @@ def point_to_body(point: Point) -> PointBody:
         tags=dict(point.tags),
         comment=point.comment,
         retain_until=to_text(point.retain_until) if point.retain_until else None,
+        freeze_ms=point.freeze_ms,
+        skew_ms=point.skew_ms,
+        group=point.group,
     )
 
 
@@ -294,6 +307,8 @@ def point_from_body(name: str, body: PointBody, digest: bytes) -> Point:
                 raise damaged(name, f"its record has a disk that cannot be: {disk.name!r}")
         if len({disk.name for disk in body.disks}) < len(body.disks):
             raise damaged(name, "its record names a disk twice")
+        if body.group and not ITEM_NAME.match(body.group):
+            raise damaged(name, "its record names a group that cannot be")
         return Point(
             ref=PointRef(OriginId(body.origin), body.number),
             id=PointId(body.id),
@@ -325,6 +340,9 @@ def point_from_body(name: str, body: PointBody, digest: bytes) -> Point:
             tags=body.tags,
             comment=body.comment,
             retain_until=from_text(body.retain_until) if body.retain_until else None,
+            freeze_ms=body.freeze_ms,
+            skew_ms=body.skew_ms,
+            group=body.group,
             refreshed_at=body.refreshed_at,
             digest=digest,
         )
@@ -367,7 +385,11 @@ def item_to_body(item: Item) -> ItemBody:
         policy=item.policy,
         protection=item.protection,
         group=item.group,
+        protected_since=to_text(item.protected_since) if item.protected_since else None,
         removed=item.removed,
+        agent_socket=item.agent_socket,
+        freeze_mounts=list(item.freeze_mounts),
+        hook_seconds=item.hook_seconds,
     )
 
 
@@ -380,8 +402,11 @@ def item_from_body(name: str, body: ItemBody) -> Item:
         raise damaged(name, "its record names a disk twice, or a chunk size that is no power of two")
     if any(text and not ITEM_NAME.match(text) for text in (body.policy, body.group)):
         raise damaged(name, "its record names a policy or a group that cannot be")
+    if any(path and (not path.startswith("/") or "\0" in path) for path in (body.agent_socket, *body.freeze_mounts)):
+        raise damaged(name, "its record names a socket or a mount that cannot be")
     try:
         created = from_text(body.created)
+        since = from_text(body.protected_since) if body.protected_since else None
     except InvalidInputError as error:
         raise damaged(name, str(error)) from None
     return Item(
@@ -397,7 +422,11 @@ def item_from_body(name: str, body: ItemBody) -> Item:
         policy=body.policy,
         protection=body.protection,
         group=body.group,
+        protected_since=since,
         removed=body.removed,
+        agent_socket=body.agent_socket,
+        freeze_mounts=tuple(body.freeze_mounts),
+        hook_seconds=body.hook_seconds,
     )
 
 

@@ -55,6 +55,29 @@ def has_no_writer(fd: int) -> bool:
     return True
 
 
+def is_device_at_rest(path: str, fd: int) -> bool:
+    """Whether it is certain that no other process has this block device open, and that it is not mounted.
+
+    The kernel does not say who has a device open; root sees the open files of all processes.
+    """
+    if os.geteuid() != 0 or find_writer(path, fd) is not None:
+        return False
+    this = os.fstat(fd).st_rdev
+    for process in os.listdir("/proc"):
+        if not process.isdigit() or int(process) == os.getpid():
+            continue
+        try:
+            numbers = os.listdir(f"/proc/{process}/fd")
+        except OSError:
+            continue  # it has ended
+        for number in numbers:
+            with contextlib.suppress(OSError):
+                status = os.stat(f"/proc/{process}/fd/{number}")
+                if stat.S_ISBLK(status.st_mode) and status.st_rdev == this:
+                    return False
+    return True
+
+
 _IGNORED_SIGNAL = signal.SIGURG  # without a handler it does nothing
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from blockvault import kernel
 from blockvault.errors import DeviceError
-from blockvault.image.in_use import find_writer, has_no_writer, refuse
+from blockvault.image.in_use import find_writer, has_no_writer, is_device_at_rest, refuse
 from blockvault.image.reader import ScanResult
 from blockvault.image.system import device_size, sectors_changed
 from blockvault.page_cache import must_leave
@@ -155,6 +155,10 @@ class ImageSource:
         writer = find_writer(self.path, self.fd)
         if writer is not None:
             raise refuse(self.path, writer)
+
+    def is_at_rest(self) -> bool:
+        """Whether it is certain that nobody has it open to write: a guest that runs from it would."""
+        return is_device_at_rest(self.path, self.fd) if self.is_device else has_no_writer(self.fd)
 
     def scan(
         self,

@@ -51,6 +51,7 @@ def backup_job(
     retain_until: datetime | None = None,
     comment: str = "",
     retries: int = 3,
+    details: dict[str, str] | None = None,
 ) -> Job:
     """A new backup of an item, both phases waiting."""
     return Job(
@@ -67,6 +68,7 @@ def backup_job(
         retain_until=retain_until,
         comment=comment,
         retries=retries,
+        details=details or {},
     )
 
 
@@ -129,7 +131,16 @@ def went_at_once(job: Job, number: int, now: datetime, warnings: Iterable[Proble
     return _with(replace(job, number=number, warnings=(*job.warnings, *warnings)), done, now)
 
 
-def fail(job: Job, name: PhaseName, problem: Problem, now: datetime, *, retries: int) -> Job:
+def fail(
+    job: Job,
+    name: PhaseName,
+    problem: Problem,
+    now: datetime,
+    *,
+    retries: int,
+    first: timedelta = RETRY_FIRST,
+    limit: timedelta = RETRY_LIMIT,
+) -> Job:
     """A running phase ended with an error: it is tried again later, or has failed.
 
     Args:
@@ -138,10 +149,12 @@ def fail(job: Job, name: PhaseName, problem: Problem, now: datetime, *, retries:
         problem: the error.
         now: the moment.
         retries: how often it is tried again; 0 for an error that does not pass by itself.
+        first: how long it waits for the second try; for each further one twice as long.
+        limit: how long it waits at most.
     """
     phase = _running(job, name)
     if phase.tries <= retries:
-        wait = min(RETRY_FIRST * 2 ** (phase.tries - 1), RETRY_LIMIT)
+        wait = min(first * 2 ** (phase.tries - 1), limit)
         later = now + wait + _spread(job.id, phase.tries, wait)
         return _with(job, replace(phase, state=PhaseState.WAITING, not_before=later, problem=problem), now)
     return _with(job, replace(phase, state=PhaseState.FAILED, ended=now, problem=problem), now)

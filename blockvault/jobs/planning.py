@@ -34,6 +34,7 @@ class Scheduled:
     item: str
     policy: Policy
     handled: datetime
+    spread: str = ""  # what its part of the window goes by: its own id, or its group, whose items start together
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def due_now(items: Iterable[Scheduled], now: datetime) -> tuple[list[Due], datet
     next_look: datetime | None = None
     for each in items:
         schedule = each.policy.schedule
-        behind = start_of(now, each.item_id, each.policy.window) - now
+        behind = start_of(now, each.spread or each.item_id, each.policy.window) - now
         moment = schedule.due(each.handled, now - behind)
         if moment is not None:
             due.append((moment + behind, Due(each, moment)))
@@ -137,5 +138,8 @@ def to_start(
 
 
 def _place(job: Job, phase: Phase) -> tuple[str, PhaseName]:
-    """What two phases cannot be at work on at the same time."""
+    """What two phases cannot be at work on at the same time. The items of a group are captured by one process."""
+    group = job.details.get("group")
+    if group and phase.name is PhaseName.CAPTURE:
+        return f"group {job.vault_id}/{group}", phase.name
     return job.item_id or job.vault_id, phase.name

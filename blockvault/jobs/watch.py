@@ -15,16 +15,14 @@ import os
 import threading
 import time
 from datetime import UTC, datetime
-from datetime import time as day_time
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.model.job import Problem
 from blockvault.monitor import Monitor
-from blockvault.policy.periods import zone_named
 from blockvault.store.journal import LogLine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from blockvault.store.journal import Journal
 
@@ -32,55 +30,33 @@ WATCH_SECONDS = 0.5
 _SLEEP_SECONDS_MAX = 0.25  # so that a cancel or the end of a slow hour is seen soon
 
 
-class RateWindow(NamedTuple):
-    """A rate that holds between two times of day; over midnight if `end` is not after `start`."""
-
-    start: day_time
-    end: day_time
-    bytes_per_second: int
-
-
 class Rate:
-    """How fast bytes may go to the vault, by the time of day in a zone. One that is shared limits the sum.
+    """How fast bytes may go to the vault. One that several share limits their sum.
 
     Args:
-        windows: the rates; where two overlap the lower holds. Outside of all of them there is no limit.
-        zone: IANA name of the zone of their times.
+        limit: bytes a second that may be sent at a moment; None: as fast as it goes.
         clock: the moment, in UTC.
     """
 
-    def __init__(self, windows: Sequence[RateWindow], zone: str, clock: Callable[[], datetime]) -> None:
-        self._windows = tuple(windows)
-        self._zone = zone_named(zone)
+    def __init__(self, limit: Callable[[datetime], int | None], clock: Callable[[], datetime]) -> None:
+        self._limit = limit
         self._clock = clock
         self._lock = threading.Lock()
         self._free_at = 0.0  # on the monotonic clock: when all that was sent so far has been paid for
 
-    def now(self) -> int | None:
-        """Bytes a second that hold now; None: no limit."""
-        at = self._clock().astimezone(self._zone).time()
-        found = [each.bytes_per_second for each in self._windows if _holds(each, at)]
-        return min(found) if found else None
-
     def wait(self, byte_count: int, ended: Callable[[], bool]) -> None:
         """Return when so many bytes may have been sent; at once where there is no limit, or when it `ended`."""
-        rate = self.now()
-        if rate is None:
+        rate = self._limit(self._clock())
+        if not rate:
             return
         with self._lock:
             self._free_at = max(self._free_at, time.monotonic()) + byte_count / rate
             until = self._free_at
-        while not ended() and self.now() is not None:
+        while not ended() and self._limit(self._clock()):
             left = until - time.monotonic()
             if left <= 0:
                 return
             time.sleep(min(left, _SLEEP_SECONDS_MAX))
-
-
-def _holds(window: RateWindow, at: day_time) -> bool:
-    if window.start < window.end:
-        return window.start <= at < window.end
-    return at >= window.start or at < window.end
 
 
 class JobMonitor(Monitor):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import (
     BlockVaultError,
@@ -27,13 +27,16 @@ from blockvault.errors import (
     CorruptionError,
     DeviceError,
     InternalError,
+    InvalidInputError,
     NotFoundError,
     TransportError,
+    UnsupportedError,
 )
 from blockvault.failpoints import reach
 from blockvault.jobs import phases
 from blockvault.jobs.watch import JobMonitor, Watcher, problems_of
-from blockvault.model import Tier, VerifyBudget
+from blockvault.model import Consistency, Phase2, Tier, VerifyBudget
+from blockvault.model.enums import OnHookFailure
 from blockvault.model.job import FOREGROUND, Job, Operation, PhaseName, PhaseState, Problem
 from blockvault.store.journal import LogLine
 
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from blockvault.jobs.watch import Rate
-    from blockvault.model import PointInfo, SnapshotResult
+    from blockvault.model import PointInfo, PointStatistics, SnapshotResult
     from blockvault.monitor import Monitor
     from blockvault.store.journal import Journal
     from blockvault.store.locks import NumberLock
@@ -53,7 +56,8 @@ if TYPE_CHECKING:
     Outcome = Callable[[Job, list[Job]], Job]
 
 _PASSING = (ConflictError, TransportError, DeviceError)  # may be gone when the same is tried again
-JOB_TAG = "job"  # of a point: the job that took it
+JOB_TAG = "job"  # of a point: the job that took it, of a group's points the first of its jobs
+GROUP, LEADER = "group", "captured_by"  # in `Job.details`: its item's group, and the job that captured all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +67,14 @@ class WorkSettings:
     Args:
         verify_budget: of a scheduled verify, in seconds.
         rate: how fast bytes may go to the vault.
+        retry_first: how long a phase that failed by what can pass waits for its second try; then twice as long each.
+        retry_limit: how long it waits at most.
     """
 
     verify_budget: timedelta = timedelta(minutes=30)
     rate: Rate | None = None
+    retry_first: timedelta = phases.RETRY_FIRST
+    retry_limit: timedelta = phases.RETRY_LIMIT
 
 
 class Worker:
@@ -131,41 +139,81 @@ class Worker:
         return lock
 
     def carry_out(self, job_id: str, name: PhaseName, monitor: Monitor | None = None) -> Job:
-        """The second half, under the lock: the work, and what came of it."""
+        """The second half, under the lock: the work, and what came of it.
+
+        The capture of an item takes those of its group with it that wait for the same moment.
+        """
         monitor = monitor or JobMonitor(self._clock, self._settings.rate)
         job = self._journal.get(job_id)
         watching: AbstractContextManager[None] = contextlib.nullcontext()
         if self._watched:
             watching = Watcher(self._journal, self._state_dir, job_id, monitor)
-        try:
-            with watching:
-                outcome = self._work(job, name, monitor)
-                reach("job.done")
-        except CancelledError as error:
-            outcome = self._stopped(name, error)
-        except BlockVaultError as error:
-            outcome = self._failed(name, error, passing=isinstance(error, _PASSING))
-        except OSError as error:
-            known = DeviceError("job.device", str(error), errno=error.errno)
-            outcome = self._failed(name, known, passing=True)
-        except Exception as error:  # noqa: BLE001 - a bug ends its own phase, not the daemon
-            known_bug = InternalError("internal", f"{type(error).__name__}: {error}")
-            outcome = self._failed(name, known_bug, passing=False)
-        lines = list(monitor.lines) if isinstance(monitor, JobMonitor) else _lines(monitor, self._clock())
+        with contextlib.ExitStack() as stack:
+            jobs = [job, *self._team(job, name, stack)]
+            try:
+                with watching:
+                    outcomes = self._work(jobs, name, monitor)
+                    reach("job.done")
+            except CancelledError as error:
+                outcomes = dict.fromkeys((each.id for each in jobs), self._stopped(name, error))
+            except Exception as error:  # noqa: BLE001 - a bug ends its own phase, not the daemon
+                outcomes = dict.fromkeys((each.id for each in jobs), self._failed(name, error))
+            lines = list(monitor.lines) if isinstance(monitor, JobMonitor) else _lines(monitor, self._clock())
+            ended = [self._end(each.id, name, outcomes[each.id], lines) for each in jobs]
+        return ended[0]
+
+    def _end(self, job_id: str, name: PhaseName, outcome: Outcome, lines: list[LogLine]) -> Job:
+        """Note what came of a phase, with its log."""
         ended = self._journal.change(job_id, outcome)
         phase = ended.phase(name)
         if phase is not None and phase.problem is not None:
-            lines.append(LogLine(self._clock(), "error", phase.problem.message))
+            lines = [*lines, LogLine(self._clock(), "error", phase.problem.message)]
         self._journal.log(job_id, lines)
         return ended
 
-    def _failed(self, name: PhaseName, error: BlockVaultError, *, passing: bool) -> Outcome:
-        problem = Problem(error.kind, error.message, error.why, error.do)
+    def _team(self, job: Job, name: PhaseName, stack: contextlib.ExitStack) -> list[Job]:
+        """The jobs of the group's other items, begun and locked: all are captured at one instant."""
+        group = job.details.get(GROUP)
+        if name is not PhaseName.CAPTURE or not group:
+            return []
+        begun = []
+        for other in self._journal.open_jobs():
+            phase = other.current
+            same = (other.vault_id, other.details.get(GROUP), other.moment) == (job.vault_id, group, job.moment)
+            if other.id == job.id or not same or phase is None or phase.name is not name:
+                continue
+            lock = self._journal.lock(other.id)
+            if not lock.take():
+                continue
+            stack.callback(lock.release)
+            with contextlib.suppress(phases.JobStateError):
+                begun.append(self._journal.change(other.id, lambda each, _: self._follow(each, job, name)))
+        return begun
+
+    def _follow(self, job: Job, leader: Job, name: PhaseName) -> Job:
+        """Begin the phase of a job under another's process, and remember whose."""
+        return replace(phases.begin(job, name, self._clock()), details={**job.details, LEADER: leader.id})
+
+    def _failed(self, name: PhaseName, error: Exception) -> Outcome:
+        if isinstance(error, BlockVaultError):
+            problem, passing = Problem(error.kind, error.message, error.why, error.do), isinstance(error, _PASSING)
+        elif isinstance(error, OSError):
+            problem, passing = Problem("job.device", str(error)), True
+        else:
+            problem, passing = Problem("internal", f"{type(error).__name__}: {error}"), False
 
         def decide(job: Job, _others: list[Job]) -> Job:
             if job.cancel_asked is not None:
                 return phases.cancelled(job, name, self._clock())  # nobody wants it tried again
-            return phases.fail(job, name, problem, self._clock(), retries=job.retries if passing else 0)
+            return phases.fail(
+                job,
+                name,
+                problem,
+                self._clock(),
+                retries=job.retries if passing else 0,
+                first=self._settings.retry_first,
+                limit=self._settings.retry_limit,
+            )
 
         return decide
 
@@ -181,35 +229,85 @@ class Worker:
 
     # --- the work ----------------------------------------------------------------------------------------------
 
-    def _work(self, job: Job, name: PhaseName, monitor: Monitor) -> Outcome:
+    def _work(self, jobs: list[Job], name: PhaseName, monitor: Monitor) -> dict[str, Outcome]:
+        job = jobs[0]
         with self._open_vault(job) as vault:
             match job.operation, name:
                 case (Operation.BACKUP, PhaseName.CAPTURE):
-                    return self._capture(vault, job, monitor)
+                    return self._capture(vault, jobs, monitor)
                 case (Operation.BACKUP | Operation.TRANSFER, PhaseName.TRANSFER):
-                    return self._transfer(vault, job, monitor)
+                    return {job.id: self._transfer(vault, job, monitor)}
                 case (Operation.PRUNE, PhaseName.RUN):
-                    return self._prune(vault, monitor)
+                    return {job.id: self._prune(vault, monitor)}
                 case (Operation.VERIFY, PhaseName.RUN):
-                    return self._verify(vault, monitor)
+                    return {job.id: self._verify(vault, monitor)}
         raise InternalError("job.operation", f"no process carries out the {name} of a {job.operation}")
 
-    def _capture(self, vault: Vault, job: Job, monitor: Monitor) -> Outcome:
-        item = _item_name(vault, job)
-        found = self._done_before(vault, job, item)
-        if found is not None:
-            number, tier, statistics = found.number, found.tier, found.statistics
-        else:
-            made = vault.capture(
-                item,
-                tags={JOB_TAG: job.id},
-                comment=job.comment,
-                retain_until=job.retain_until,
-                now=self._clock(),
-                monitor=monitor,
-            )
-            number, tier, statistics = made.number, made.tier, made.statistics
+    def _capture(self, vault: Vault, jobs: list[Job], monitor: Monitor) -> dict[str, Outcome]:
+        outcomes: dict[str, Outcome] = {}
+        fresh: list[tuple[Job, str]] = []
+        for job in jobs:
+            try:
+                item = _item_name(vault, job)
+            except NotFoundError as error:
+                outcomes[job.id] = self._failed(PhaseName.CAPTURE, error)
+                continue
+            found = self._done_before(vault, job, item)
+            if found is not None:
+                outcomes[job.id] = self._captured(found.number, found.tier, found.statistics, monitor)
+            else:
+                fresh.append((job, item))
+        if len(fresh) > 1:
+            outcomes.update(self._capture_together(vault, fresh, monitor))
+        for job, item in fresh:
+            if job.id in outcomes:
+                continue
+            try:
+                made = vault.capture(item, retain_until=job.retain_until, **self._asked(vault, job, item, monitor))
+                outcomes[job.id] = self._captured(made.number, made.tier, made.statistics, monitor)
+            except CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - of a group each item has its own end
+                outcomes[job.id] = self._failed(PhaseName.CAPTURE, error)
         reach("job.captured")
+        return outcomes
+
+    def _capture_together(self, vault: Vault, fresh: list[tuple[Job, str]], monitor: Monitor) -> dict[str, Outcome]:
+        """Capture all at one instant; nothing, with a warning, where their disks cannot be cloned: then one by one."""
+        job, item = fresh[0]
+        names = [name for _, name in fresh]
+        group = job.details[GROUP]
+        whole = sorted(names) == sorted(each.name for each in vault.items() if each.group == group)
+        try:
+            made = vault.snapshot_group(
+                group if whole else names, phase2=Phase2.LATER, **self._asked(vault, job, item, monitor)
+            )
+        except (UnsupportedError, InvalidInputError) as error:
+            if not error.kind.startswith("group."):
+                raise
+            monitor.warn(error.kind, f"{error.message}: the items of group '{group}' are captured one after the other")
+            return {}
+        by_item = {result.item: result for result in made}
+        return {
+            each.id: self._captured(by_item[name].number, by_item[name].tier, by_item[name].statistics, monitor)
+            for each, name in fresh
+        }
+
+    def _asked(self, vault: Vault, job: Job, item: str, monitor: Monitor) -> dict[str, Any]:
+        """What a capture is asked for, by the item's policy and by its job."""
+        policy = vault.policy_of(item)
+        return {
+            "consistency": policy.consistency if policy is not None else Consistency.CRASH,
+            "on_hook_failure": policy.on_hook_failure if policy is not None else OnHookFailure.WARN,
+            "job": job.id,
+            "tags": {JOB_TAG: job.id},
+            "comment": job.comment,
+            "now": self._clock(),
+            "monitor": monitor,
+        }
+
+    def _captured(self, number: int, tier: Tier, statistics: PointStatistics, monitor: Monitor) -> Outcome:
+        """What becomes of a job whose point `number` was captured."""
 
         def decide(job: Job, others: list[Job]) -> Job:
             now = self._clock()
@@ -223,11 +321,12 @@ class Worker:
 
     @staticmethod
     def _done_before(vault: Vault, job: Job, item: str) -> PointInfo | None:
-        """The point that an earlier try of this capture made before it was killed."""
+        """The point that an earlier try of this capture, or of its group's, made before it was killed."""
         phase = job.phase(PhaseName.CAPTURE)
         if phase is None or phase.tries <= 1:
             return None
-        return next((info for info in vault.points(item) if info.tags.get(JOB_TAG) == job.id), None)
+        tags = (job.id, job.details.get(LEADER))
+        return next((info for info in vault.points(item) if info.tags.get(JOB_TAG) in tags), None)
 
     def _transfer(self, vault: Vault, job: Job, monitor: Monitor) -> Outcome:
         item = _item_name(vault, job)

@@ -1,10 +1,19 @@
 """What BlockVault speaks of, as frozen dataclasses without input or output."""
 
-from blockvault.model.enums import ChunkState, ChurnSource, Codec, Consistency, FillKind, Protection, Tier
+from blockvault.model.enums import (
+    ChunkState,
+    ChurnSource,
+    Codec,
+    Consistency,
+    FillKind,
+    OnHookFailure,
+    Protection,
+    Tier,
+)
 from blockvault.model.item import DiskSpec, Item
 from blockvault.model.mark import Mark, MarkKind, PointState, state_of
 from blockvault.model.point import LayerRef, Point, PointBrief, PointDisk, PointRef, PointStatistics
-from blockvault.model.request import Phase2, SnapshotRequest, VerifyBudget
+from blockvault.model.request import Keep, Phase2, SnapshotRequest, VerifyBudget
 from blockvault.model.results import (
     BlockDamage,
     CheckReport,
@@ -46,11 +55,13 @@ __all__ = [
     "FillKind",
     "HealedBlock",
     "Item",
+    "Keep",
     "KeySlotInfo",
     "LayerRef",
     "Leftover",
     "Mark",
     "MarkKind",
+    "OnHookFailure",
     "Phase2",
     "Point",
     "PointBrief",

@@ -41,6 +41,13 @@ class Consistency(StrEnum):
     APPLICATION = "app"
 
 
+class OnHookFailure(StrEnum):
+    """What becomes of a job that did not reach the consistency that was asked for: a script or a freeze failed."""
+
+    WARN = "warn"  # a crash-consistent point, and the job is completed-with-warning
+    FAIL = "fail"  # no point
+
+
 class Protection(StrEnum):
     """Whether a policy takes an item's points and ends them."""
 

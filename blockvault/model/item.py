@@ -24,9 +24,12 @@ class Item:
     """A virtual machine or a single disk image. `revision` counts the changes of its record, from 0.
 
     `snapshot_days` is for how many days snapshots are kept on the host (0: none; None: as many as its policy says,
-    `SNAPSHOT_DAYS_DEFAULT` without one), `snapshot_dir` where
-    (None: beside the image or in the state folder, as `snapshots.place` decides). `policy` names the policy that its
-    points are taken and kept by ("": none), `group` the items that are captured at one instant with it ("": none).
+    `SNAPSHOT_DAYS_DEFAULT` without one), `snapshot_dir` where (None: beside the image or in the state folder, as
+    `snapshots.place` decides). `policy` names the policy that its points are taken and kept by ("": none),
+    `protected_since` says since when it does so without a break, `group` names the items that are captured at one
+    instant with it ("": none).
+    `agent_socket` is the unix socket of its guest's QEMU guest agent ("": none), `freeze_mounts` where its file systems
+    are mounted on this host, if they are, and `hook_seconds` how long one of its scripts may run (None: the default).
     """
 
     id: ItemId
@@ -41,7 +44,11 @@ class Item:
     policy: str = ""
     protection: Protection = Protection.NONE
     group: str = ""
+    protected_since: datetime | None = None
     removed: bool = False  # the last revision of a record: the vault has the item no more
+    agent_socket: str = ""
+    freeze_mounts: tuple[str, ...] = ()
+    hook_seconds: int | None = None
 
     def disk(self, name: str) -> DiskSpec | None:
         """The disk of that name, or None."""

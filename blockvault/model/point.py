@@ -76,7 +76,11 @@ class PointStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A restorable state of an item. `taken` is the moment of capture, `committed` that of the record."""
+    """A restorable state of an item. `taken` is the moment of capture, `committed` that of the record.
+
+    `freeze_ms` is how long the guest stood still for it, None if it did not; `skew_ms` how far apart the disks of the
+    point and of its `group` may be, from before the first was cloned until after the last, None where one was alone.
+    """
 
     ref: PointRef
     id: PointId
@@ -94,6 +98,9 @@ class Point:
     tags: dict[str, str] = field(default_factory=dict)
     comment: str = ""
     retain_until: datetime | None = None
+    freeze_ms: float | None = None
+    skew_ms: float | None = None
+    group: str = ""  # the items that were captured with it
     refreshed_at: float = 0.0  # the store's time, seconds, before the last look at condemned/ (R8)
     digest: bytes = b""  # tag of this record, set when read or written; not part of its body
 

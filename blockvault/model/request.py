@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from blockvault.model.enums import Consistency
+from blockvault.model.enums import Consistency, OnHookFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,21 @@ class Phase2(StrEnum):
     LATER_IF_KEPT = "later-if-kept"  # at once where no snapshot can be kept: there would be nothing to transfer later
 
 
+class Keep(StrEnum):
+    """Whether a snapshot is kept in the instant-restore tier."""
+
+    YES = "yes"
+    IF_CHEAP = "if-cheap"  # not where all data would have to be copied for it
+    NO = "no"
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
     """The words of one `snapshot`; `Vault.snapshot` explains each."""
 
     targets: list[str]
     name: str | None = None
-    keep: bool = True
+    keep: Keep = Keep.YES
     phase2: Phase2 = Phase2.NOW
     full: bool = False
     consistency: Consistency = Consistency.CRASH
@@ -40,3 +48,5 @@ class SnapshotRequest:
     comment: str = ""
     retain_until: datetime | None = None
     level: int = 1
+    on_hook_failure: OnHookFailure = OnHookFailure.WARN
+    job: str = ""

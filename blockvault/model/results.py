@@ -34,6 +34,9 @@ class PointInfo:
     comment: str
     point: Point | None
     state: PointState = field(default_factory=PointState)
+    freeze_ms: float | None = None
+    skew_ms: float | None = None
+    group: str = ""
 
     @property
     def origin(self) -> str:
@@ -63,6 +66,9 @@ class SnapshotResult:
     vault_created: bool
     warnings: tuple[str, ...] = ()
     snapshot_folder: str | None = None
+    freeze_ms: float | None = None
+    skew_ms: float | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

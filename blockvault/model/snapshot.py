@@ -46,6 +46,9 @@ class SnapshotRecord:
     tags: dict[str, str] = field(default_factory=dict)
     comment: str = ""
     retain_until: datetime | None = None
+    freeze_ms: float | None = None  # as in a point, and so the two below
+    skew_ms: float | None = None
+    group: str = ""
 
     def disk(self, name: str) -> SnapshotDisk | None:
         """The disk of that name, or None."""

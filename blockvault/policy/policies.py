@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from itertools import islice
 
 from blockvault.errors import InvalidInputError
 from blockvault.ids import OriginId, check_policy_name
-from blockvault.model import Consistency, PointRef, PruneDecision
+from blockvault.model import Consistency, OnHookFailure, PointRef, PruneDecision
 from blockvault.model.item import SNAPSHOT_DAYS_DEFAULT
 from blockvault.policy.periods import Weekday, day_of, zone_named
 from blockvault.policy.retention import RetentionPoint, RetentionRules, plan
@@ -35,13 +34,6 @@ DEFAULT_NAME = "default"
 UNWRITTEN = -1  # the revision of a policy that the vault has no record of yet
 _DAY = timedelta(days=1)
 _REFERENCE = datetime(2026, 1, 1, tzinfo=UTC)  # any moment does: what is looked at holds for all weeks
-
-
-class OnHookFailure(StrEnum):
-    """What becomes of a job whose pre-script or freeze failed."""
-
-    WARN = "warn"  # a crash-consistent point, and the job is completed-with-warning
-    FAIL = "fail"  # no point
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +197,12 @@ def oddities_of(policy: Policy) -> tuple[Oddity, ...]:
         )
     if _is_shorter_than_snapshots(policy):
         days = "1 day" if policy.snapshot_days == 1 else f"{policy.snapshot_days} days"
+        enough = policy.snapshot_days + (per_day > 1)  # so many hours lie in one date more
         found.append(
             Oddity(
                 "policy.shorter-than-snapshots",
                 f"snapshots are kept for {days}, and the rules expire points in the vault before that: such a point "
-                f"would be left on this machine alone; keep-daily {policy.snapshot_days} or more mends it",
+                f"would be left on this machine alone; keep-daily {enough} or more mends it",
             )
         )
     found += _never_taken(policy)

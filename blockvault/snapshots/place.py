@@ -30,12 +30,14 @@ class Place:
 
     `folder` is None where none can be kept, and `reason` says why in the user's words. `folders` has one a
     disk, in the order of the disks: clones of disks on different file systems lie each beside its own image.
+    `copies`: all data would be copied, because nothing is there to be built upon.
     """
 
     folder: str | None
     kind: SnapshotKind | None
     reason: str
     folders: tuple[str, ...] = ()
+    copies: bool = False
 
 
 def choose_place(sources: list[ImageSource], default_dir: str, *, folder: str | None, room_needed: bool) -> Place:
@@ -81,7 +83,7 @@ def _in_folder(sources: list[ImageSource], folder: str, *, room_needed: bool) ->
                 f"{folder} has {format_size(free)} free, and a copy of {format_size(data)} with a tenth to spare "
                 "has no room there",
             )
-    return Place(folder, SnapshotKind.RAW, "", folders)
+    return Place(folder, SnapshotKind.RAW, "", folders, copies=room_needed)
 
 
 def _make_folder(folder: str) -> None:

@@ -45,8 +45,10 @@ class RawCapture:
         seed: int,
         digests_dir: str,
         monitor: Monitor,
+        stands_still: bool = False,
     ) -> None:
         self.read_bytes = 0
+        self._stands_still = stands_still
         self._shelf = shelf
         self._record = record
         self._item = item
@@ -107,7 +109,7 @@ class RawCapture:
     # -- the sources ----------------------------------------------------------------------------------------
 
     def _look_at_sources(self) -> list[SourceState]:
-        if self._record.consistency is Consistency.CRASH:
+        if self._record.consistency is Consistency.CRASH and not self._stands_still:
             for source in self._sources:
                 source.check_no_writer()
         return [source.state() for source in self._sources]

@@ -45,31 +45,30 @@ def cloned(fd: int) -> Cloned:
     return Cloned(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, inode_generation(fd))
 
 
-def clone_all(sources: list[ImageSource], paths: list[str]) -> list[Cloned]:
-    """Clone each image to its path; durable when this returns. The paths' folders are made."""
-    fds: list[int] = []
+def new_target(source: ImageSource, path: str) -> int:
+    """A new, empty file for a clone of `source`, whose dirty pages are written; folders are made. The descriptor."""
+    make_folders("/", os.path.dirname(os.path.abspath(path)).lstrip("/"))
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        for source, path in zip(sources, paths, strict=True):
-            make_folders("/", os.path.dirname(os.path.abspath(path)).lstrip("/"))
-            fds.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            follow_nocow(source.fd, fds[-1])
-            os.fsync(source.fd)
-        reach("snapshot.reflink.begun")
-        for source, fd in zip(sources, fds, strict=True):
-            clone(source.fd, fd)
-        for source in sources:
-            _check_path(source)
-        reach("snapshot.reflink.cloned")
-        for fd in fds:
-            os.fchmod(fd, 0o400)
-            os.fsync(fd)
-        for folder in {os.path.dirname(path) for path in paths}:
-            sync_folder(folder)
-        reach("snapshot.reflink.synced")
-        return [cloned(fd) for fd in fds]
-    finally:
-        for fd in fds:
-            os.close(fd)
+        follow_nocow(source.fd, fd)
+        os.fsync(source.fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def settle(sources: list[ImageSource], paths: list[str], fds: list[int]) -> list[Cloned]:
+    """Make clones durable, if each is one of the image that its path still names."""
+    for source in sources:
+        _check_path(source)
+    for fd in fds:
+        os.fchmod(fd, 0o400)
+        os.fsync(fd)
+    for folder in {os.path.dirname(path) for path in paths}:
+        sync_folder(folder)
+    reach("snapshot.reflink.synced")
+    return [cloned(fd) for fd in fds]
 
 
 def _check_path(source: ImageSource) -> None:

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING
 from blockvault.errors import ConflictError, CorruptionError, DeviceError, NotFoundError
 from blockvault.failpoints import reach
 from blockvault.image import extent_map
-from blockvault.image.system import extent_count, unshared_bytes
+from blockvault.image.system import unshared_bytes
 from blockvault.image.target import write_error
 from blockvault.model import Consistency, SnapshotDisk, SnapshotKind, SnapshotRecord
 from blockvault.snapshots import chains, reflink
+from blockvault.snapshots.cloning import CloneCapture, clone_together
 from blockvault.snapshots.overlay import RawReader
 from blockvault.snapshots.place import Place, choose_place
 from blockvault.snapshots.raw_item import RawCapture
 from blockvault.snapshots.records import DiskFacts, RecordShelf, State, Stored, record_digest
-from blockvault.snapshots.refusals import refused
 from blockvault.store.digests import DigestState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from blockvault.ids import ItemId
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from blockvault.monitor import Monitor
 
 __all__ = ["Capture", "Place", "SnapshotTier"]
-
-EXTENTS_TOLD = 50_000  # a clone of so many holds its writers up for about a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +111,7 @@ class SnapshotTier:
         seed: int,
         digests_dir: str,
         monitor: Monitor,
+        stands_still: bool = False,
     ) -> Capture:
         """Take snapshot `number` of all disks; durable when this returns, and nothing is left if it raises.
 
@@ -129,6 +129,7 @@ class SnapshotTier:
             seed: of the digests.
             digests_dir: the folder of the item's digest states, one folder a disk in it.
             monitor: is advanced over the bytes of all images; the caller began the phase.
+            stands_still: who writes to the images has been frozen: that they have them open is no reason to refuse.
 
         Raises:
             DeviceError: `snapshot.no-space`, `snapshot.folder-locked`, `image.changed`, `image.in-use`,
@@ -136,94 +137,120 @@ class SnapshotTier:
             ConflictError: `snapshot.locked`.
         """
         assert place.folder is not None
-        assert place.kind is not None
         begun = time.monotonic()
-        folders = place.folders or (place.folder,) * len(sources)
-        with self._shelf.locked(item.id):
-            self._tidy(item.id)
-            record = SnapshotRecord(
-                vault_id=self._vault_id,
-                item_id=item.id,
-                item_name=item.name,
-                number=number,
-                taken=now,
-                kind=place.kind,
-                consistency=consistency,
-                chunk_size=item.chunk_size,
-                folder=place.folder,
-                disks=(),
+        if place.kind is SnapshotKind.REFLINK:
+            with self.cloning(
+                item,
+                number,
+                sources,
+                place,
+                now=now,
                 keep_until=keep_until,
+                consistency=consistency,
                 tags=tags,
                 comment=comment,
                 retain_until=retain_until,
-            )
-            if place.kind is SnapshotKind.REFLINK:
-                record = self._capture_clones(record, item, sources, folders, monitor)
-                read_bytes = 0
-            else:
-                raw = RawCapture(
-                    self._shelf, record, item, sources, seed=seed, digests_dir=digests_dir, monitor=monitor
-                )
-                record = raw.run()
-                read_bytes = raw.read_bytes
+                monitor=monitor,
+            ) as clones:
+                clone_together([clones])
+                record = clones.finish(consistency)
+            return Capture(record, time.monotonic() - begun, 0)
+        with self._shelf.locked(item.id):
             self._tidy(item.id)
-        return Capture(record, time.monotonic() - begun, read_bytes)
-
-    def _capture_clones(
-        self,
-        record: SnapshotRecord,
-        item: Item,
-        sources: list[ImageSource],
-        folders: tuple[str, ...],
-        monitor: Monitor,
-    ) -> SnapshotRecord:
-        own = str(record.number)
-        if any(os.path.lexists(os.path.join(chains.item_folder(folder, item), own)) for folder in folders):
-            own = f"{own}-{os.urandom(4).hex()}"  # left by a host that has lost its records: not ours to touch
-        paths = [
-            os.path.join(chains.item_folder(folder, item), own, f"{disk.name}.img")
-            for folder, disk in zip(folders, item.disks, strict=True)
-        ]
-        disks = tuple(
-            SnapshotDisk(disk.name, disk.path, source.size, path)
-            for disk, source, path in zip(item.disks, sources, paths, strict=True)
-        )
-        record = replace(record, disks=disks)
-        facts = tuple(DiskFacts(disk.name, None, 0) for disk in disks)
-        self._shelf.write(Stored(State.MAKING, record, facts))
-        try:
-            extents = sum(extent_count(source.fd) for source in sources)
-            if extents > EXTENTS_TOLD:
-                monitor.note(f"the images have {extents} extents: cloning them holds their writers up for a moment")
-            made = reflink.clone_all(sources, paths)
-            disks = tuple(replace(disk, size=clone.size) for disk, clone in zip(disks, made, strict=True))
-            if len(disks) == 1 and record.consistency is Consistency.NONE:
-                # A clone is of one moment even while the image is written: that is what a crash would leave.
-                record = replace(record, consistency=Consistency.CRASH)
-            record = replace(record, disks=disks)
-            facts = tuple(
-                DiskFacts(disk.name, None, clone.mtime_ns, clone.inode, clone.generation, clone.ctime_ns)
-                for disk, clone in zip(disks, made, strict=True)
+            record = self._blank(item, number, place, now, keep_until, consistency, tags, comment, retain_until)
+            raw = RawCapture(
+                self._shelf,
+                record,
+                item,
+                sources,
+                stands_still=stands_still,
+                seed=seed,
+                digests_dir=digests_dir,
+                monitor=monitor,
             )
-            self._shelf.write(Stored(State.KEPT, record, facts))
-        except BaseException as error:
-            if not self._is_kept(record):
-                with contextlib.suppress(OSError):
-                    reflink.remove_clones(paths)
-                    self._shelf.delete(Stored(State.MAKING, record, facts))
-            if isinstance(error, OSError):
-                raise refused(os.path.dirname(paths[0]) if paths else record.folder, error) from error
-            raise
-        monitor.advance(sum(disk.size for disk in disks))
-        return record
+            record = raw.run()
+            self._tidy(item.id)
+        return Capture(record, time.monotonic() - begun, raw.read_bytes)
 
-    def _is_kept(self, record: SnapshotRecord) -> bool:
-        """Whether the commit went through, whatever was raised after."""
-        try:
-            self._shelf.get(record.item_id, record.number)
-        except NotFoundError:
-            return False
-        return True
+    @contextlib.contextmanager
+    def cloning(
+        self,
+        item: Item,
+        number: int,
+        sources: list[ImageSource],
+        place: Place,
+        *,
+        now: datetime,
+        keep_until: datetime,
+        consistency: Consistency,
+        tags: dict[str, str],
+        comment: str,
+        retain_until: datetime | None,
+        monitor: Monitor,
+    ) -> Iterator[CloneCapture]:
+        """One item's part of a capture by clones (`cloning.clone_together`); arguments and errors as of `capture`.
+
+        What is raised inside takes its clones back, unless `finish` has ended.
+        """
+        assert place.folder is not None
+        with self._shelf.locked(item.id):
+            self._tidy(item.id)
+            record = self._blank(item, number, place, now, keep_until, consistency, tags, comment, retain_until)
+            folders = place.folders or (place.folder,) * len(sources)
+            own = str(number)
+            if any(os.path.lexists(os.path.join(chains.item_folder(folder, item), own)) for folder in folders):
+                own = f"{own}-{os.urandom(4).hex()}"  # left by a host that has lost its records: not ours to touch
+            disks = tuple(
+                SnapshotDisk(
+                    disk.name,
+                    disk.path,
+                    source.size,
+                    os.path.join(chains.item_folder(folder, item), own, f"{disk.name}.img"),
+                )
+                for disk, source, folder in zip(item.disks, sources, folders, strict=True)
+            )
+            clones = CloneCapture(self._shelf, replace(record, disks=disks), sources, monitor)
+            try:
+                clones.prepare()
+                yield clones
+            except BaseException:
+                clones.give_up()
+                raise
+            finally:
+                clones.close()
+            self._tidy(item.id)
+
+    def _blank(
+        self,
+        item: Item,
+        number: int,
+        place: Place,
+        now: datetime,
+        keep_until: datetime,
+        consistency: Consistency,
+        tags: dict[str, str],
+        comment: str,
+        retain_until: datetime | None,
+    ) -> SnapshotRecord:
+        """A record as far as it is known before anything is made."""
+        assert place.folder is not None
+        assert place.kind is not None
+        return SnapshotRecord(
+            vault_id=self._vault_id,
+            item_id=item.id,
+            item_name=item.name,
+            number=number,
+            taken=now,
+            kind=place.kind,
+            consistency=consistency,
+            chunk_size=item.chunk_size,
+            folder=place.folder,
+            disks=(),
+            keep_until=keep_until,
+            tags=tags,
+            comment=comment,
+            retain_until=retain_until,
+        )
 
     # -- comparing ------------------------------------------------------------------------------------------
 
@@ -346,6 +373,10 @@ class SnapshotTier:
     def set_keep_until(self, record: SnapshotRecord, keep_until: datetime) -> SnapshotRecord:
         """Keep a snapshot for longer, or less long."""
         return self._change(record, keep_until=keep_until)
+
+    def set_reached(self, record: SnapshotRecord, consistency: Consistency, freeze_ms: float | None) -> SnapshotRecord:
+        """Write down what a capture reached, where that was only known after it."""
+        return self._change(record, consistency=consistency, freeze_ms=freeze_ms)
 
     def _change(self, record: SnapshotRecord, **fields: object) -> SnapshotRecord:
         stored = self._shelf.update(

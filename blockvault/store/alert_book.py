@@ -19,43 +19,67 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from blockvault.clock import from_text, to_text
 from blockvault.format import jsontext
 from blockvault.model.alert import Alert, Outgoing, Sample
-from blockvault.store.lmdb_folder import LmdbFolder
+from blockvault.store.environment import Environment
 
 FOLDER = "alerts"
+MAP_BYTES_START = 16 << 20
 SAMPLES_KEPT = 400  # days
 RESOLVED_KEPT = timedelta(days=400)
 OUTBOX_MOST = 1_000  # messages of one channel
 OUTBOX_KEPT = timedelta(days=8)  # the sender gives them up before, and says so; this is for channels without one
-_NAMES = ("alerts", "samples", "known", "outbox", "facts")
 _KEY_BYTES_MAX = 480  # LMDB's keys have 511 at most
 
 Changed = tuple[list[Alert], list[Outgoing]]
+T = TypeVar("T")
 
 
-class AlertBook(LmdbFolder):
-    """The opened book of a state folder."""
+class AlertBook:
+    """The opened book of a state folder; one in a process at a time (LMDB's rule)."""
 
     def __init__(self, state_dir: str) -> None:
-        super().__init__(
+        self._environment = Environment(
             os.path.join(state_dir, FOLDER),
-            _NAMES,
-            what="the book of alerts",
+            (b"alerts", b"samples", b"known", b"outbox", b"facts"),
+            noun="the book of alerts",
             kind="alerts.failed",
-            failpoint="alerts.commit",
+            map_bytes=MAP_BYTES_START,
         )
+        self._alerts, self._samples, self._known, self._outbox, self._facts = self._environment.databases
+
+    @property
+    def set_aside(self) -> str | None:
+        """Where a damaged book was put when this one was opened."""
+        return self._environment.set_aside
+
+    def close(self) -> None:
+        """Close the book; safe to call again."""
+        self._environment.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def _read(self, work: Callable[[Any], T]) -> T:
+        return self._environment.run(work, write=False)
+
+    def _write(self, work: Callable[[Any], T]) -> T:
+        """One transaction: durable, whole or not at all, when this returns."""
+        return self._environment.run(work, write=True)
 
     # --- alerts ------------------------------------------------------------------------------------------------
 
     def alerts(self) -> list[Alert]:
         """All alerts, in order of their keys. One that cannot be read is left out: the next look finds it anew."""
-        return self.read(lambda txn, of: list(_values(txn, of["alerts"], b"", Alert)))
+        return self._read(lambda txn: list(_values(txn, self._alerts, b"", Alert)))
 
     def change(self, decide: Callable[[dict[str, Alert]], Changed]) -> Changed:
         """Change alerts by what they are now, and put messages into the outbox, in one transaction.
@@ -64,38 +88,38 @@ class AlertBook(LmdbFolder):
             decide: gets the alerts by key; returns those that are new or changed, and what is to be sent.
         """
 
-        def work(txn: Any, of: dict[str, Any]) -> Changed:
-            known = {alert.key: alert for alert in _values(txn, of["alerts"], b"", Alert)}
+        def work(txn: Any) -> Changed:
+            known = {alert.key: alert for alert in _values(txn, self._alerts, b"", Alert)}
             changed, outgoing = decide(known)
             for alert in changed:
-                txn.put(_key(alert.key), jsontext.encode(alert), db=of["alerts"])
-            _post(txn, of["outbox"], outgoing)
+                txn.put(_key(alert.key), jsontext.encode(alert), db=self._alerts)
+            _post(txn, self._outbox, outgoing)
             return changed, outgoing
 
-        return self.write(work)
+        return self._write(work)
 
     def trim(self, now: datetime) -> None:
         """Forget alerts that were resolved long ago, samples that are too old, messages of channels that are gone."""
 
-        def work(txn: Any, of: dict[str, Any]) -> None:
-            for alert in list(_values(txn, of["alerts"], b"", Alert)):
+        def work(txn: Any) -> None:
+            for alert in list(_values(txn, self._alerts, b"", Alert)):
                 if alert.resolved is not None and alert.resolved < now - RESOLVED_KEPT:
-                    txn.delete(_key(alert.key), db=of["alerts"])
-            for message in list(_values(txn, of["outbox"], b"", Outgoing)):
+                    txn.delete(_key(alert.key), db=self._alerts)
+            for message in list(_values(txn, self._outbox, b"", Outgoing)):
                 if message.created < now - OUTBOX_KEPT:
-                    txn.delete(_outbox_key(message), db=of["outbox"])
+                    txn.delete(_outbox_key(message), db=self._outbox)
             oldest = (now - timedelta(days=SAMPLES_KEPT)).date().isoformat().encode()
-            old = [key for key, _ in _pairs(txn, of["samples"], b"") if key.rpartition(b"/")[2] < oldest]
+            old = [key for key, _ in _pairs(txn, self._samples, b"") if key.rpartition(b"/")[2] < oldest]
             for key in old:
-                txn.delete(key, db=of["samples"])
+                txn.delete(key, db=self._samples)
 
-        self.write(work)
+        self._write(work)
 
     # --- samples -----------------------------------------------------------------------------------------------
 
     def samples(self, key: str) -> tuple[Sample, ...]:
         """The samples of a folder, oldest first."""
-        return self.read(lambda txn, of: tuple(_values(txn, of["samples"], _key(key) + b"/", Sample)))
+        return self._read(lambda txn: tuple(_values(txn, self._samples, _key(key) + b"/", Sample)))
 
     def sample_days(self, key: str) -> date | None:
         """The day of the newest sample of a folder; None: there is none."""
@@ -105,15 +129,15 @@ class AlertBook(LmdbFolder):
     def add_sample(self, key: str, sample: Sample) -> None:
         """Keep the first sample of a day; another of the same day is not kept."""
 
-        def work(txn: Any, of: dict[str, Any]) -> None:
+        def work(txn: Any) -> None:
             txn.put(
                 _key(key) + b"/" + sample.day.isoformat().encode(),
                 jsontext.encode(sample),
-                db=of["samples"],
+                db=self._samples,
                 overwrite=False,
             )
 
-        self.write(work)
+        self._write(work)
 
     # --- items -------------------------------------------------------------------------------------------------
 
@@ -121,60 +145,60 @@ class AlertBook(LmdbFolder):
         """Since when items are known to be protected: those that are new, since now; what is not named is forgotten."""
         prefix = _key(vault_id) + b"/"
         wanted = set(item_ids)
-        known = self.read(lambda txn, of: _known(txn, of["known"], prefix))
+        known = self._read(lambda txn: _known(txn, self._known, prefix))
         if known.keys() == wanted:
             return known
 
-        def work(txn: Any, of: dict[str, Any]) -> dict[str, datetime]:
-            found = _known(txn, of["known"], prefix)
+        def work(txn: Any) -> dict[str, datetime]:
+            found = _known(txn, self._known, prefix)
             for item_id in found.keys() - wanted:
-                txn.delete(prefix + item_id.encode(), db=of["known"])
+                txn.delete(prefix + item_id.encode(), db=self._known)
             for item_id in wanted - found.keys():
-                txn.put(prefix + item_id.encode(), to_text(now).encode(), db=of["known"])
+                txn.put(prefix + item_id.encode(), to_text(now).encode(), db=self._known)
             return {item_id: found.get(item_id, now) for item_id in wanted}
 
-        return self.write(work)
+        return self._write(work)
 
     # --- single values -----------------------------------------------------------------------------------------
 
     def fact(self, name: str) -> str:
         """A single value; "" if it was never set."""
-        return self.read(lambda txn, of: bytes(txn.get(name.encode(), b"", db=of["facts"])).decode())
+        return self._read(lambda txn: bytes(txn.get(name.encode(), b"", db=self._facts)).decode())
 
     def set_fact(self, name: str, value: str, outgoing: Iterable[Outgoing] = ()) -> None:
         """Set a single value, and put messages into the outbox with it."""
 
-        def work(txn: Any, of: dict[str, Any]) -> None:
-            txn.put(name.encode(), value.encode(), db=of["facts"])
-            _post(txn, of["outbox"], outgoing)
+        def work(txn: Any) -> None:
+            txn.put(name.encode(), value.encode(), db=self._facts)
+            _post(txn, self._outbox, outgoing)
 
-        self.write(work)
+        self._write(work)
 
     # --- the outbox --------------------------------------------------------------------------------------------
 
     def post(self, outgoing: Iterable[Outgoing]) -> None:
         """Put messages into the outbox."""
-        self.write(lambda txn, of: _post(txn, of["outbox"], outgoing))
+        self._write(lambda txn: _post(txn, self._outbox, outgoing))
 
     def waiting(self, channel: str | None = None) -> list[Outgoing]:
         """What waits to be sent, of one channel or of all, oldest first."""
         prefix = b"" if channel is None else _key(channel) + b"/"
-        found = self.read(lambda txn, of: list(_values(txn, of["outbox"], prefix, Outgoing)))
+        found = self._read(lambda txn: list(_values(txn, self._outbox, prefix, Outgoing)))
         return sorted(found, key=lambda each: (each.created, each.id))
 
     def sent(self, message: Outgoing) -> None:
         """The receiver has it, or it is given up: it leaves the outbox."""
-        self.write(lambda txn, of: txn.delete(_outbox_key(message), db=of["outbox"]))
+        self._write(lambda txn: txn.delete(_outbox_key(message), db=self._outbox))
 
     def failed(self, message: Outgoing, not_before: datetime, problem: str) -> None:
         """A try failed: the next one is not made before a moment. One that was sent or given up meanwhile stays so."""
         tried = replace(message, tries=message.tries + 1, not_before=not_before, problem=problem[:500])
 
-        def work(txn: Any, of: dict[str, Any]) -> None:
-            if txn.get(_outbox_key(message), db=of["outbox"]) is not None:
-                txn.put(_outbox_key(message), jsontext.encode(tried), db=of["outbox"])
+        def work(txn: Any) -> None:
+            if txn.get(_outbox_key(message), db=self._outbox) is not None:
+                txn.put(_outbox_key(message), jsontext.encode(tried), db=self._outbox)
 
-        self.write(work)
+        self._write(work)
 
 
 def _post(txn: Any, outbox: Any, outgoing: Iterable[Outgoing]) -> None:

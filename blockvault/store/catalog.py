@@ -174,11 +174,22 @@ class Catalog:
         self.damage.clear()
         for kind in _DECODERS:
             self._look(kind)
-        self._marks, self._items = {}, {}
-        self._mark_names, self._item_names = {}, {}
+        self._marks, self._mark_names = {}, {}
         for name in self._names[Kind.MARK]:
             _, origin, number, sequence = name.split("/")
             self._mark_names.setdefault(PointRef(OriginId(origin), int(number)), {})[int(sequence)] = name
+        self._name_settings()
+
+    def refresh_settings(self) -> None:
+        """The same for items and policies alone, which costs little however many points there are."""
+        for kind in (Kind.ITEM, Kind.POLICY):
+            for name in self._names[kind]:
+                self.damage.pop(name, None)
+            self._look(kind)
+        self._name_settings()
+
+    def _name_settings(self) -> None:
+        self._items, self._item_names = {}, {}
         for name in sorted(self._names[Kind.ITEM], reverse=True):
             self._item_names.setdefault(name.split("/")[1], []).append(name)
         self._policy_names = {name.split("/")[1]: name for name in sorted(self._names[Kind.POLICY])}
@@ -354,6 +365,14 @@ class Catalog:
     def item_revisions(self) -> list[str]:
         """Names of the newest records of all items: another list tells that some item was changed."""
         return sorted(names[0] for names in self._item_names.values())
+
+    def removed_since(self, item: Item) -> bool:
+        """Whether a later revision of an item's record says that it was removed: for this item it is looked anew."""
+        if highest_number(self._store, f"items/{item.id}", 6) <= item.revision:
+            return False
+        self.refresh()
+        known = self.item(item.id)
+        return known is not None and known.removed
 
     def item(self, item_id: str) -> Item | None:
         """The newest revision of an item that can be read, also of one that was removed."""

@@ -51,6 +51,7 @@ from blockvault.errors import DeviceError
 from blockvault.failpoints import reach
 from blockvault.format.index import prefixes_of
 from blockvault.ids import LayerName, PackName
+from blockvault.store.environment import DAMAGED, open_environment
 from blockvault.store.local import check_plain, device_error, make_folders, open_plain, replace_file
 from blockvault.store.locks import FileLock
 from blockvault.store.sorted_segments import (
@@ -78,18 +79,7 @@ Commit = tuple[list[PackName], NDArray[np.uint64], NDArray[np.uint32], NDArray[n
 
 
 # What LMDB, or what is read out of it, says of pages that are not what was written.
-_DAMAGED = (
-    lmdb.CorruptedError,
-    lmdb.InvalidError,
-    lmdb.VersionMismatchError,
-    lmdb.PageNotFoundError,
-    lmdb.PanicError,
-    lmdb.IncompatibleError,
-    lmdb.BadValsizeError,
-    lmdb.BadTxnError,
-    struct.error,
-    UnicodeDecodeError,
-)
+_DAMAGED = (*DAMAGED, lmdb.BadValsizeError, lmdb.BadTxnError, struct.error, UnicodeDecodeError)
 
 
 class Index:
@@ -162,30 +152,8 @@ class Index:
             raise self._refused(error) from error
 
     def _open(self) -> None:
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        size = MAP_BYTES_START
-        try:
-            while size < 2 * os.stat(os.path.join(self._folder, "data.mdb")).st_size:
-                size *= 2
-        except FileNotFoundError:
-            pass
-        self._environment = lmdb.open(
-            self._folder,
-            map_size=size,
-            max_dbs=8,
-            max_readers=512,
-            lib_version=0,
-            mode=0o600,
-            subdir=True,
-            readahead=False,
-        )
-        self._environment.reader_check()  # slots of killed readers, which would keep old pages from being used again
-        pages = self._environment.info()["last_pgno"] + 1
-        status = os.stat(os.path.join(self._folder, "data.mdb"))
-        if status.st_size < pages * self._environment.stat()["psize"]:
-            # Reading a page beyond the end of a mapped file ends the process.
-            raise lmdb.CorruptedError("the file was cut off")
-        self._file = status.st_ino
+        self._environment = open_environment(self._folder, MAP_BYTES_START)
+        self._file = os.stat(os.path.join(self._folder, "data.mdb")).st_ino
         self._meta, self._pack_name, self._pack_number, self._blocks, self._segments, self._records = (
             self._environment.open_db(name)
             for name in (b"meta", b"pack-name", b"pack-number", b"blocks", b"segments", b"records")

@@ -21,7 +21,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypeVar
+from itertools import islice
+from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -29,11 +30,13 @@ from blockvault.clock import from_text, to_text
 from blockvault.errors import CorruptionError, NotFoundError
 from blockvault.format import jsontext
 from blockvault.model.job import Job
-from blockvault.store.lmdb_folder import LmdbFolder
+from blockvault.store.environment import Environment
 from blockvault.store.locks import NumberLock
 
+MAP_BYTES_START = 64 << 20
 LOG_LINES_MAX = 2_000  # of one job
 LOG_TEXT_MAX = 4_000
+TRIM_NEWER_LEAST = 50
 ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing to mistake for another
 _ID_DIGITS = 8
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -82,26 +85,40 @@ def _no_job(job_id: str) -> NotFoundError:
     return NotFoundError("job.not-found", f"there is no job '{job_id}'", do="see `blockvault job list`")
 
 
-class Journal(LmdbFolder):
-    """The opened journal of a state folder; one in a process at a time (LMDB's rule).
-
-    `set_aside` says where a damaged journal was put when this one was opened.
-    """
+class Journal:
+    """The opened journal of a state folder; one in a process at a time (LMDB's rule)."""
 
     def __init__(self, state_dir: str) -> None:
-        super().__init__(
+        self._environment = Environment(
             os.path.join(state_dir, "jobs"),
-            ("jobs", "open", "handled", "logs"),
-            what="the journal of jobs",
+            (b"jobs", b"open", b"handled", b"logs"),
+            noun="the journal of jobs",
             kind="journal.failed",
-            failpoint="journal.commit",
+            map_bytes=MAP_BYTES_START,
         )
-        self._jobs, self._open_jobs, self._handled, self._logs = self.databases
+        self._jobs, self._open_jobs, self._handled, self._logs = self._environment.databases
 
-    def _run(self, work: Callable[[Any], T], *, write: bool) -> T:
-        return self.write(lambda txn, _: work(txn)) if write else self.read(lambda txn, _: work(txn))
+    @property
+    def set_aside(self) -> str | None:
+        """Where a damaged journal was put when this one was opened."""
+        return self._environment.set_aside
+
+    def close(self) -> None:
+        """Close the journal; safe to call again."""
+        self._environment.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
     # --- jobs --------------------------------------------------------------------------------------------------
+
+    @property
+    def revision(self) -> int:
+        """Rises with every change by any process: cheap to ask whether there is something new."""
+        return self._environment.revision
 
     def add(self, job: Job, *, handled: Handled | None = None) -> Job | None:
         """Write a new job, with an id of its own (that of `job` is not looked at).
@@ -128,7 +145,7 @@ class Journal(LmdbFolder):
             self._put(txn, made)
             return made
 
-        return self._run(work, write=True)
+        return self._environment.run(work, write=True)
 
     def change(self, job_id: str, decide: Callable[[Job, list[Job]], Job | None]) -> Job:
         """Change a job by what it is now.
@@ -153,7 +170,7 @@ class Journal(LmdbFolder):
             self._put(txn, changed)
             return changed
 
-        return self._run(work, write=True)
+        return self._environment.run(work, write=True)
 
     def _put(self, txn: Any, job: Job) -> None:
         txn.put(job.id.encode(), jsontext.encode(job), db=self._jobs)
@@ -181,11 +198,11 @@ class Journal(LmdbFolder):
 
     def get(self, job_id: str) -> Job:
         """The job of that id. Raises `NotFoundError` (`job.not-found`)."""
-        return self._run(lambda txn: self._get(txn, job_id), write=False)
+        return self._environment.run(lambda txn: self._get(txn, job_id), write=False)
 
     def open_jobs(self, item_id: str | None = None) -> list[Job]:
         """The jobs in progress, oldest first; of one item, or of all."""
-        found = self._run(lambda txn: self._open_of(txn, item_id), write=False)
+        found = self._environment.run(lambda txn: self._open_of(txn, item_id), write=False)
         return sorted(found, key=lambda job: job.id)
 
     def newest(self, count: int | None = None, *, before: str | None = None) -> list[Job]:
@@ -208,11 +225,11 @@ class Journal(LmdbFolder):
                     going = cursor.prev()
             return found
 
-        return self._run(work, write=False)
+        return self._environment.run(work, write=False)
 
     def lock(self, job_id: str) -> NumberLock:
         """Held by the process that works on a job: whoever can take it knows that nobody does."""
-        return NumberLock(os.path.join(self._folder, "at-work"), id_number(job_id))
+        return NumberLock(os.path.join(self._environment.folder, "at-work"), id_number(job_id))
 
     # --- schedules ---------------------------------------------------------------------------------------------
 
@@ -230,7 +247,7 @@ class Journal(LmdbFolder):
                     going = cursor.next()
             return found
 
-        return self._run(work, write=False)
+        return self._environment.run(work, write=False)
 
     def set_handled(self, moments: Sequence[Handled]) -> None:
         """Begin schedules: what lies before these moments is not made up for."""
@@ -240,7 +257,7 @@ class Journal(LmdbFolder):
                 key = _handled_key(each.vault_id, each.item_id)
                 txn.put(key, to_text(each.moment).encode(), db=self._handled)
 
-        self._run(work, write=True)
+        self._environment.run(work, write=True)
 
     # --- logs and history --------------------------------------------------------------------------------------
 
@@ -260,7 +277,7 @@ class Journal(LmdbFolder):
                 txn.put(f"{job_id}/{number:06d}".encode(), value, db=self._logs)
                 number += 1
 
-        self._run(work, write=True)
+        self._environment.run(work, write=True)
 
     def logs(self, job_id: str) -> list[LogLine]:
         """The log of a job, oldest line first. Raises `NotFoundError` (`job.not-found`)."""
@@ -277,13 +294,20 @@ class Journal(LmdbFolder):
                     going = cursor.next()
             return found
 
-        return self._run(work, write=False)
+        return self._environment.run(work, write=False)
 
     def trim(self, before: datetime) -> int:
-        """Forget jobs that ended before a moment, with their logs; returns how many. Open jobs stay."""
+        """Forget jobs that ended before a moment, with their logs; returns how many. Open jobs stay.
+
+        None goes where fewer than `TRIM_NEWER_LEAST` are newer: the moment may be that of a clock that ran ahead.
+        """
 
         def work(txn: Any) -> int:
             gone = []
+            with txn.cursor(db=self._jobs) as cursor:
+                newer = sum(1 for _ in islice(_newer(cursor, before), TRIM_NEWER_LEAST))
+            if newer < TRIM_NEWER_LEAST:
+                return 0
             with txn.cursor(db=self._jobs) as cursor:
                 for key, value in cursor:  # in order of time
                     job = _decoded(bytes(key).decode(), value)
@@ -300,7 +324,18 @@ class Journal(LmdbFolder):
                         going = cursor.delete()
             return len(gone)
 
-        return self._run(work, write=True)
+        return self._environment.run(work, write=True)
+
+
+def _newer(cursor: Any, moment: datetime) -> Iterator[Job]:
+    """Jobs made since a moment, newest first."""
+    going = cursor.last()
+    while going:
+        job = _decoded(bytes(cursor.key()).decode(), cursor.value())
+        if job.created < moment:
+            return
+        yield job
+        going = cursor.prev()
 
 
 def _handled_key(vault_id: str, item_id: str) -> bytes:

@@ -203,5 +203,5 @@ def read_seen(path: str) -> Seen:
     try:
         with open(path, "rb") as file:
             return msgspec.json.decode(file.read(), type=Seen)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return Seen()

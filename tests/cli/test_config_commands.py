@@ -82,6 +82,8 @@ def test_a_fault_stops_what_needs_the_configuration_and_nothing_else(program: Pr
     assert not program.state.exists()
     program.run("version", code=0)
     program.run("--help", code=0)
+    checks = program.run("doctor", "--json", code=1).document["findings"]
+    assert [(each["check"], each["level"]) for each in checks][-1] == ("configuration", "fail")
     program.run("config", "path", code=0)
 
 

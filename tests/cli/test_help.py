@@ -109,15 +109,10 @@ def test_the_tree_holds_what_is_built_and_nothing_else(program: Program) -> None
     for name in COMMANDS:
         assert re.search(rf"^  {name} ", shown, re.MULTILINE)
     for later in (
-        "policy",
         "files",
         "export",
         "mount",
         "portal",
-        "daemon",
-        "job",
-        "group",
-        "hook",
         "forecast",
     ):
         assert not re.search(rf"^  {later}\b", shown, re.MULTILINE)

@@ -84,7 +84,7 @@ def test_completion_is_a_script_of_that_shell(program: Program, shell: str) -> N
 def test_completion_completes(program: Program) -> None:
     given = {"_BLOCKVAULT_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
     names = program.run(env={**given, "COMP_WORDS": "blockvault s"}).out.split()
-    assert names == ["plain,snapshot"]
+    assert names == ["plain,snapshot", "plain,service"]
     names = program.run(env={**given, "COMP_WORDS": "blockvault vault ", "COMP_CWORD": "2"}).out.split()
     assert names == [f"plain,{name}" for name in GROUPS["vault"]]
     assert "plain,create" in names

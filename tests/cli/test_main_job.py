@@ -236,13 +236,15 @@ def test_item_set_changes_what_is_named_and_nothing_else(program: Program, disk:
     assert (summary["item"], summary["changed_bytes"]) == ("web01", 0)
 
 
-def test_vaults_of_ones_own_are_named_in_the_restore_command(program: Program, disk: Path) -> None:
+def test_vaults_of_ones_own_are_named_in_the_restore_command(
+    program: Program, disk: Path, make_disk: Callable[[str], Path]
+) -> None:
     program.run("vault", "create", "site-1", "--no-encryption", "--chunk-size", "128K", code=0)
     where = program.folder / "elsewhere"
     program.run("vault", "create", "outside", "--no-encryption", "--path", where, code=0)
     summary = taken(program.run("snapshot", disk, "--vault", "site-1", "--json"))
     assert summary["restore_command"] == "blockvault restore --point 1 --vault site-1"
-    by_folder = taken(program.run("snapshot", disk, "--vault", where, "--json"))
+    by_folder = taken(program.run("snapshot", make_disk("other.img"), "--vault", where, "--json"))
     assert by_folder["restore_command"] == f"blockvault restore --point 1 --vault {where}"
     by_environment = program.run("points", "--json", env={"BLOCKVAULT_VAULT": "outside"}, code=0).document
     assert len(by_environment["points"]) == 1

@@ -15,7 +15,8 @@ from helpers.program import Program
 from helpers.site import Site
 
 from blockvault.clock import utc_now
-from blockvault.errors import InvalidInputError, NotFoundError
+from blockvault.engine.in_place import check_whole
+from blockvault.errors import ConflictError, InvalidInputError, NotFoundError
 from blockvault.model import Protection
 
 MakeDisk = Callable[[str], Path]
@@ -211,3 +212,36 @@ def test_deleted_points_are_purged_when_their_days_are_over_and_then_the_item_ca
     assert vault.items() == []
     with pytest.raises(NotFoundError):
         vault.item("web")
+
+
+def test_an_item_that_is_removed_while_its_capture_begins_gets_no_point(site: Site) -> None:
+    image = site.root / "disk.img"
+    image.write_bytes(os.urandom(65536))
+    vault = site.vault
+    found = vault.add_item("web", [str(image)])
+    vault.set_item("web", comment="changed meanwhile")
+    check_whole(vault._session, found)  # a change alone stands in nobody's way
+    with vault._session.item_lock(found, "capture"), pytest.raises(ConflictError, match="is being captured"):
+        vault.remove_item("web")
+    vault.remove_item("web")
+    with pytest.raises(NotFoundError) as raised:
+        check_whole(vault._session, found)
+    assert raised.value.kind == "item.removed"
+
+
+def test_an_item_has_no_more_disks_than_its_record_has_room_for(site: Site) -> None:
+    disks = []
+    for number in range(257):
+        path = site.root / f"d{number}.img"
+        path.write_bytes(bytes(4096))
+        disks.append(str(path))
+    vault = site.vault
+    for attempt in (lambda: vault.add_item("many", disks), lambda: vault.snapshot(disks, name="many", keep=False)):
+        with pytest.raises(InvalidInputError) as raised:
+            attempt()
+        assert raised.value.kind == "item.too-many-disks"
+    vault.add_item("many", disks[:256])
+    with pytest.raises(InvalidInputError, match="257 disks"):
+        vault.set_item("many", add_disks=disks[256:])
+    site.lose_index()
+    assert len(site.vault.item("many").disks) == 256

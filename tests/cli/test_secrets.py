@@ -45,6 +45,7 @@ WORDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("restore",): ("--point", "1", "-o", "out.img"),
     ("item", "show"): ("disk",),
     ("item", "set"): ("disk", "--comment", "x"),
+    ("protect",): ("disk", "--policy", "default"),
     ("doctor",): (),
     ("points",): (),
     ("transfer",): (),

@@ -18,6 +18,9 @@ from helpers.site import CHUNK, Site
 # Parts of the program that have files of their own in tests/crash.
 OTHERS = (
     "snapshot.",
+    "hook.",
+    "job.",
+    "environment.",
     "in-place.",
     "restore.mended",
     "mark.",

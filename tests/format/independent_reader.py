@@ -146,6 +146,9 @@ RECORDS = {
             "tags": is_tags,
             "comment": STRING,
             "retain_until": nullable(MOMENT),
+            "freeze_ms": nullable(is_moment_number),
+            "skew_ms": nullable(is_moment_number),
+            "group": text("([A-Za-z][A-Za-z0-9-]{0,79})?"),
         },
     ),
     "MARK": fields({"kind": STRING, "at": MOMENT}, {"reason": STRING}),
@@ -165,7 +168,11 @@ RECORDS = {
             "policy": text("([A-Za-z][A-Za-z0-9-]{0,79})?"),
             "protection": text("none|protected|stopped"),
             "group": text("([A-Za-z][A-Za-z0-9-]{0,79})?"),
+            "protected_since": nullable(MOMENT),
             "removed": lambda value: isinstance(value, bool),
+            "agent_socket": text(r"(/[^\x00]*)?"),
+            "freeze_mounts": array(text(r"/[^\x00]*"), 64),
+            "hook_seconds": nullable(whole(1, 3600)),
         },
     ),
     "PLCY": fields(
@@ -432,6 +439,7 @@ class Vault:
         parts = name.split("/")
         demand(kind not in ("ORIG", "PONT") or body["origin"] == parts[1], name, "of another origin")
         demand(kind != "PONT" or body["number"] == int(parts[2]), name, "of another number")
+        demand(kind != "PLCY" or [body["name"], body["revision"]] == [parts[1], int(parts[2])], name, "of another name")
         demand(kind != "ITEM" or [body["id"], body["revision"]] == [parts[1], int(parts[2])], name, "of another name")
         return body
 

@@ -41,6 +41,7 @@ EXAMPLES: dict[str, Any] = {
     "number": 1,
     "integer": 16_384,
     "integer or null": 5,
+    "milliseconds or null": 1.5,
     "string": "x",
     "boolean": True,
     "moment": "2026-11-20T02:00:00.000000Z",
@@ -57,6 +58,7 @@ WRONG: dict[str, Any] = {  # 3 for all others
     "number": 0,
     "integer": "x",
     "integer or null": "x",
+    "milliseconds or null": -0.5,
 }
 BODIES = {
     "RefBody": records.RefBody,

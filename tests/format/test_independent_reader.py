@@ -144,6 +144,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world.create(CHUNK)
     big_disk(world, dice)
     other_disks(world, dice)
+    world.run("policy", "create", "plain", "--schedule", "hourly 4", "--keep-all", "--vault", "./vault")
+    chosen = ("--keep-weekly", "4", "--weekly-on", "sunday", "--keep-yearly", "2", "--yearly-on", "last day of june")
+    world.run("policy", "create", "gold", "--schedule", "weekly sun,wed 02:00", *chosen, "--vault", "./vault")
     return world
 
 
@@ -442,7 +445,7 @@ def copied(world: World, tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["PONT", "LAYR", "PACK", "INDX", "ITEM"])
+@pytest.mark.parametrize("kind", ["PONT", "LAYR", "PACK", "INDX", "ITEM", "PLCY"])
 def test_an_object_under_anothers_name_is_refused(copied: World, kind: str) -> None:
     vault = reader.Vault(copied.vault)
     one, other, *_ = sorted(name for has, name in vault.objects() if has == kind)

@@ -61,6 +61,8 @@ class Ledger:
 
     soft_delete_days: int
     points: dict[str, Known] = field(default_factory=dict)
+    policies: dict[str, RetentionRules] = field(default_factory=dict)  # what an item's policy keeps
+    stopped: set[str] = field(default_factory=set)  # items whose protection is stopped
 
     def add(self, info: PointInfo, origin: str, copies: dict[str, Path]) -> Known:
         """A new point. Numbers and ids are never used again (R12)."""
@@ -138,15 +140,18 @@ class Ledger:
 
     # --- retention ---
 
-    def prune(self, rules: RetentionRules, item: str | None, now: datetime) -> Expected:
-        """What a prune at `now` must do; nothing is changed here."""
+    def prune(self, rules: RetentionRules | None, item: str | None, now: datetime) -> Expected:
+        """What a prune at `now` must do, by rules or (None) by each item's policy; nothing is changed here."""
         kept: set[str] = set()
         expired: set[str] = set()
         emptied: set[str] = set()
         purged: set[str] = set()
         for name in {known.item for known in self.roots()} if item is None else {item}:
             there = [known for known in self.listed(name) if known.in_vault]
-            stay = survivors(there, rules, now)
+            if name in self.stopped and (rules is None or item is None):
+                stay = {known.id for known in there}
+            else:
+                stay = survivors(there, self.policies.get(name, RetentionRules()) if rules is None else rules, now)
             kept |= stay
             expired |= {known.id for known in there} - stay
             if there and not stay:

@@ -17,6 +17,9 @@ import pytest
 
 from blockvault.clock import utc_now
 from blockvault.model import Mark, PointRef
+from blockvault.policy import RetentionRules
+from blockvault.policy.policies import Policy
+from blockvault.policy.schedule import Schedule
 from blockvault.vault import Vault
 from helpers import forge
 from helpers.children import ForkServer
@@ -56,6 +59,8 @@ def make_template(root: Path, *, encrypted: bool) -> Template:
     for chunk in range(20, 40, 2):
         write_at(image, chunk * CHUNK, noise(100, chunk))
     site.take(image)
+    for name in ("gold", "silver"):
+        site.vault.create_policy(Policy(name, Schedule.daily("02:00", zone="UTC"), RetentionRules(keep_daily=30)))
     for chunk in (3, 12, 22, 30):
         write_at(image, chunk * CHUNK + 40, b"edited")
     write_at(image, 5 * CHUNK, noise(CHUNK, 4))
@@ -233,6 +238,7 @@ RECORDS: dict[str, Finder] = {
     "oldest point": nth("points", 0),
     "newest point of the item": nth("points", 2),
     "item": nth("items", 0),
+    "policy": nth("policies", 0),
     "newest layer": layer(0),
     "oldest layer": layer(-1),
     "pack of full blocks": pack(0),

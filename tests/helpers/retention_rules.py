@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from blockvault.errors import BlockVaultError, InvalidInputError, NotFoundError
-from blockvault.model import PrunePlan
+from blockvault.model import Protection, PrunePlan
 from blockvault.policy import RetentionRules
+from blockvault.policy.policies import Policy
+from blockvault.policy.schedule import Schedule
 from helpers.job_rules import JobRules, places
 from helpers.ledger import Expected, Known
 from helpers.stored import check_clean
@@ -91,7 +93,7 @@ class RetentionMachineRules(JobRules):
 
     # --- prune ---
 
-    def foretell(self, rules: RetentionRules, item: str | None, max_dead: float) -> tuple[PrunePlan, Expected]:
+    def foretell(self, rules: RetentionRules | None, item: str | None, max_dead: float) -> tuple[PrunePlan, Expected]:
         """The vault's plan, held against the ledger's."""
         now = self.tick()
         expected = self.ledger.prune(rules, item, now)
@@ -126,7 +128,7 @@ class RetentionMachineRules(JobRules):
         for point in purged:
             self.ledger.end(self.ledger.points[point])
 
-    def prune_now(self, rules: RetentionRules, item: str | None, max_dead: float) -> None:
+    def prune_now(self, rules: RetentionRules | None, item: str | None, max_dead: float) -> None:
         """A prune that nothing disturbs; afterwards the vault holds what its points need."""
         plan, expected = self.foretell(rules, item, max_dead)
         half_done = bool(self.site.objects("main/condemned"))
@@ -139,7 +141,7 @@ class RetentionMachineRules(JobRules):
         if half_done and max_dead == 0.0:
             # What an interrupted run had condemned was carried out as it was; what died since goes with the next run.
             self.site.vault.prune(
-                self.site.vault.plan_prune(item=item, max_dead=max_dead, now=plan.now), confirmed=True
+                self.site.vault.plan_prune(RetentionRules(), item=item, max_dead=max_dead, now=plan.now), confirmed=True
             )
         check_clean(self.site.vault._session, self.site.folder, exact=max_dead == 0.0)
 
@@ -147,9 +149,48 @@ class RetentionMachineRules(JobRules):
         choices = [None, *sorted({known.item for known in self.ledger.points.values()})]
         return choices[place % len(choices)]
 
-    @rule(place=places, rules=retention, max_dead=max_deads)
-    def prune(self, place: int, rules: RetentionRules, max_dead: float) -> None:
+    @rule(place=places, rules=st.none() | retention, max_dead=max_deads)
+    def prune(self, place: int, rules: RetentionRules | None, max_dead: float) -> None:
         self.prune_now(rules, self.some_item(place), max_dead)
+
+    # --- policies ---
+
+    @rule(place=places, rules=retention, protection=st.sampled_from([None, Protection.PROTECTED, Protection.STOPPED]))
+    def assign(self, place: int, rules: RetentionRules, protection: Protection | None) -> None:
+        """A policy of its own for an item; what the vault says would expire by it is what the ledger says."""
+        item = self.some_item(place)
+        vault = self.site.vault
+        if item is None or item not in {each.name for each in vault.items()}:
+            return
+        now = self.tick()
+        number = len(vault.policies())
+        policy = vault.create_policy(Policy(f"p-{number}", Schedule.hourly(1), rules), now=now)
+        before = self.ledger.prune(None, item, now).kept
+        becomes_stopped = protection is Protection.STOPPED or (protection is None and item in self.ledger.stopped)
+        self.ledger.policies[item] = rules
+        (self.ledger.stopped.add if becomes_stopped else self.ledger.stopped.discard)(item)
+        after = self.ledger.prune(None, item, now).kept
+        ids = {info.point.ref: info.id for info in self.infos().values() if info.point is not None}
+        change = vault.plan_assignment([item], policy.name, protection=protection, now=now)
+        assert {ids[decision.ref] for decision in change.expired} == before - after
+        (assigned,) = vault.assign_policy([item], policy.name, protection=protection, confirmed=True, now=now)
+        assert (assigned.protection is Protection.STOPPED) is becomes_stopped
+
+    @rule(place=places, rules=retention)
+    def set_policy(self, place: int, rules: RetentionRules) -> None:
+        item = self.some_item(place)
+        if item not in self.ledger.policies:
+            return
+        vault, now = self.site.vault, self.tick()
+        policy = vault.policy_of(item)
+        assert policy is not None
+        assert policy.retention == self.ledger.policies[item]
+        before = self.ledger.prune(None, item, now).kept
+        self.ledger.policies[item] = rules
+        after = self.ledger.prune(None, item, now).kept
+        change = vault.set_policy(policy.name, retention=rules, confirmed=True, now=now)
+        ids = {info.point.ref: info.id for info in self.infos().values() if info.point is not None}
+        assert {ids[decision.ref] for decision in change.expired} == before - after
 
     @rule(place=places, rules=retention)
     def prune_unasked(self, place: int, rules: RetentionRules) -> None:

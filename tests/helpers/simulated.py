@@ -209,6 +209,8 @@ class SimulatedHost:
                 if work.ends <= self.now:
                     self._end(work)
             wake = self.daemon.tick()
+            if self._ended:
+                continue  # a capture was made within the tick: the daemon is woken by its worker's end
             coming = min([wake, *(work.ends for work in self._at_work)])
             if coming <= self.now:
                 continue

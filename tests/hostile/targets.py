@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from helpers.site import CHUNK, KEY_FILE
 
 from blockvault import keys as vault_keys
 from blockvault.cli.commands.point_show import _facts
+from blockvault.cli.policy_views import policy_facts, policy_fields
 from blockvault.cli.render import Output, to_json
 from blockvault.cli.views import point_fields
 from blockvault.clock import utc_now
@@ -43,6 +45,12 @@ from blockvault.format.tables import decode_table
 from blockvault.ids import ItemId, OriginId, PointId
 from blockvault.model import PointBrief, PointDisk, PointInfo, Secret, Tier
 from blockvault.monitor import Monitor
+from blockvault.policy import RetentionRules
+from blockvault.policy.periods import Weekday
+from blockvault.policy.policies import Policy, PolicyRevision
+from blockvault.policy.schedule import parse_schedule
+from blockvault.policy.selection import parse_month_day, parse_year_day
+from blockvault.policy.simulate import simulate
 from blockvault.store import sorted_segments
 from blockvault.store.briefs import block_name, decode_block
 from blockvault.store.folder import open_folder
@@ -101,6 +109,7 @@ _RECORDS: list[tuple[Kind, str, type]] = [
     (Kind.CONFIG, "config", records.ConfigBody),
     (Kind.ORIGIN, "origins", records.OriginBody),
     (Kind.LEASE, "leases", records.LeaseBody),
+    (Kind.POLICY, "policies", records.PolicyBody),
 ]
 
 
@@ -116,6 +125,35 @@ def show(info: PointInfo) -> str:
     return text
 
 
+_GOLD = PolicyRevision(
+    Policy(
+        "gold",
+        parse_schedule("weekly wed,sun 02:30", zone="Europe/Berlin"),
+        RetentionRules(
+            keep_weekly=3,
+            keep_monthly=3,
+            keep_yearly=3,
+            weekly_on=Weekday.SUNDAY,
+            monthly_on=parse_month_day("last day"),
+            yearly_on=parse_year_day("first sunday of may"),
+        ),
+    ),
+    datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+def show_policy(revision: PolicyRevision) -> None:
+    """All that `policy show` and `simulate` would print of a policy, and as JSON."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    output = Output(color="never")
+    output.results = io.StringIO()
+    output.facts(f"policy '{revision.policy.name}'", policy_facts(revision.policy, revision, [], now))
+    text: str = output.results.getvalue()
+    assert not any((c < " " and c not in "\n\t") or "\x7f" <= c <= "\x9f" for c in text), ascii(text)
+    json.dumps(to_json(policy_fields(revision.policy, revision, [], now)))
+    assert simulate(revision.policy, now, 2).rows()
+
+
 def _info(point: object) -> PointInfo:
     from blockvault.model import Point
 
@@ -123,6 +161,7 @@ def _info(point: object) -> PointInfo:
     return PointInfo(
         point.number, str(point.number), point.id, point.item_name, point.taken, Tier.VAULT, point.consistency,
         point.size, point.statistics, point.churn_source, point.retain_until, None, point.tags, point.comment, point,
+        freeze_ms=point.freeze_ms, skew_ms=point.skew_ms, group=point.group,
     )  # fmt: skip
 
 
@@ -132,6 +171,8 @@ def _records(root: Path) -> Target:
     seeds = [bytes([5]) + records.encode(lease)]
     for number, (_, part, _) in enumerate(_RECORDS[:5]):
         seeds += [bytes([number]) + world.take_apart(name).plain for name in world.named(part)]
+    seeds += [bytes([6]) + world.take_apart(name).plain for name in world.named("policies")]
+    seeds.append(bytes([6]) + records.encode(records.policy_to_body(_GOLD)))
 
     def run(data: bytes) -> None:
         kind, part, model = _RECORDS[data[0] % len(_RECORDS) if data else 0]
@@ -142,6 +183,8 @@ def _records(root: Path) -> Target:
             show(_info(records.point_from_body(name, decoded, tag)))
         if isinstance(decoded, records.ItemBody):
             records.item_from_body(name, decoded)
+        if isinstance(decoded, records.PolicyBody):
+            show_policy(records.policy_from_body(name, decoded))
 
     return Target("records", run, seeds)
 
@@ -320,6 +363,10 @@ def work_through(vault_folder: Path, state: Path, out: Path, image: Path | None)
             return refused
         points = attempt(vault.points)
         attempt(vault.items)
+        attempt(vault.policies)
+        attempt(lambda: [vault.policy_of(item) for item in vault.items()])
+        attempt(vault.decisions)
+        attempt(vault.plan_prune)
         attempt(lambda: vault.verify(quick=True))
         attempt(vault.verify)
         attempt(vault.usage)

@@ -19,8 +19,8 @@ from hostile import fuzz
 from hostile.targets import work_through
 from hostile.world import World
 
-FOLDERS = ["main", "main/packs", "main/layers", "main/index", "points", "items", "marks", "origins", "config", "leases",
-           "tmp", "lmdb"]  # fmt: skip
+FOLDERS = ["main", "main/packs", "main/layers", "main/index", "points", "items", "policies", "marks", "origins",
+           "config", "leases", "tmp", "lmdb"]  # fmt: skip
 UNOPENED = ["vault.json", "config/000000"]  # without these there is no vault
 
 

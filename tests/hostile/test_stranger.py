@@ -209,6 +209,8 @@ def test_a_record_that_nests_without_end_is_refused(stranger: Stranger, text: by
 
 @pytest.mark.parametrize("change", [
     {"created": "0001-01-01T00:00:00+23:59"}, {"created": "never"}, {"chunk_size": 16_385}, {"snapshot_days": 1 << 62},
+    {"agent_socket": "x"}, {"agent_socket": "/a\0b"}, {"freeze_mounts": ["/a", "b"]}, {"freeze_mounts": ["/a"] * 65},
+    {"hook_seconds": 0}, {"hook_seconds": 1 << 40}, {"group": "../x"},
     {"snapshot_days": -1}, {"revision": 7}, {"id": "0" * 32}, {"name": "../x"}, {"disks": [("a", "x"), ("a", "y")]},
 ])  # fmt: skip
 def test_an_item_that_cannot_be_is_named_and_in_nobodys_way(stranger: Stranger, change: dict[str, Any]) -> None:
@@ -219,6 +221,47 @@ def test_an_item_that_cannot_be_is_named_and_in_nobodys_way(stranger: Stranger, 
     stranger.worked_through()
     with stranger.open() as vault:
         assert name in {damage.object for damage in vault.verify().damage}
+        vault.restore("1", output=str(stranger.out / "one.img"))
+
+
+@pytest.mark.parametrize("change", [
+    {"name": "../x"}, {"name": "other"}, {"revision": 7}, {"changed": "never"},
+    {"changed": "0001-01-01T00:00:00+23:59"},
+    {"schedule": "hourly 5"}, {"schedule": "hourly 99999999999999999999"}, {"schedule": "daily 2\u0662:00"},
+    {"schedule": "weekly 02:00"}, {"schedule": "\x1b[2J"}, {"schedule": "weekly " + "sun," * 100_000 + "sun 02:00\x00"},
+    {"zone": "../../etc/passwd"}, {"zone": "Nowhere/Land"}, {"retention_zone": "localtime"}, {"keep_daily": 0},
+    {"keep_daily": -1}, {"keep_last": 1 << 62}, {"weekly_on": "sunday"}, {"keep_weekly": 3, "weekly_on": "someday"},
+    {"keep_monthly": 3, "monthly_on": "day 29"}, {"keep_monthly": 3, "monthly_on": "day " + "9" * 5000},
+    {"keep_yearly": 3, "yearly_on": "first sunday of smarch"}, {"snapshot_days": 0}, {"snapshot_days": 31},
+    {"window_seconds": 86_400}, {"window_seconds": 1 << 62}, {"retries": 101}, {"retries": -1},
+    {"consistency": "total"}, {"on_hook_failure": "explode"},
+])  # fmt: skip
+def test_a_policy_that_cannot_be_is_named_and_expires_nothing(stranger: Stranger, change: dict[str, Any]) -> None:
+    (name,) = stranger.world.named("policies")
+    body = json.loads(stranger.world.take_apart(name).plain)
+    data = stranger.world.seal(name, json.dumps({**body, **change}).encode())
+    stranger.world.put(stranger.vault, name, data)
+    stranger.worked_through()
+    with stranger.open() as vault:
+        assert name in {damage.object for damage in vault.verify().damage}
+        assert all(decision.keep for decision in vault.plan_prune().decisions)
+        with pytest.raises(CorruptionError):
+            vault.policy("default")
+        vault.restore("1", output=str(stranger.out / "one.img"))
+
+
+def test_points_of_an_item_that_was_removed_are_there_all_the_same(stranger: Stranger) -> None:
+    name = stranger.world.named("items")[0]
+    body = records.decode(name, stranger.world.take_apart(name).plain, records.ItemBody)
+    last = f"{name[:-6]}{body.revision + 1:06d}"
+    data = stranger.world.seal(
+        last, records.encode(msgspec.structs.replace(body, removed=True, revision=body.revision + 1))
+    )
+    stranger.world.put(stranger.vault, last, data)
+    stranger.worked_through()
+    with stranger.open() as vault:
+        assert body.id not in [item.id for item in vault.items()]
+        assert vault.points(body.name)
         vault.restore("1", output=str(stranger.out / "one.img"))
 
 
@@ -348,11 +391,12 @@ def declared(frame: bytes, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [256 << 20, 100, 0, 1 << 20, 16 << 20, 1 << 40, 1 << 62])
-@pytest.mark.parametrize("where", ["point", "root", "segment", "table", "index", "item", "config"])
+@pytest.mark.parametrize("where", ["point", "root", "segment", "table", "index", "item", "policy", "config"])
 def test_a_frame_that_unpacks_to_more_than_its_kind_may_is_refused(stranger: Stranger, where: str, size: int) -> None:
     world, bomb = stranger.world, declared(ZEROS_256_MIB, size)
-    if where in ("point", "item", "config", "index"):
-        name = {"point": stranger.name}.get(where) or world.named({"item": "items"}.get(where, where))[0]
+    if where in ("point", "item", "policy", "config", "index"):
+        parts = {"item": "items", "policy": "policies"}
+        name = {"point": stranger.name}.get(where) or world.named(parts.get(where, where))[0]
         world.put(stranger.vault, name, world.seal(name, b"", frame=bomb))
     elif where == "root":
         stranger.commit(disks=[stranger.disk(layers=[stranger.layer(b"", frame=bomb)])])

@@ -60,6 +60,10 @@ def forged(world: World, vault: Path) -> None:
         disk = [(item.disks[0][0], harm)]
         changed_item = msgspec.structs.replace(item, disks=disk, comment=harm, snapshot_dir=harm)
         world.put(vault, name, world.seal(name, records.encode(changed_item)))
+    for name in world.named("policies"):
+        policy = records.decode(name, world.take_apart(name).plain, records.PolicyBody)
+        changed_policy = msgspec.structs.replace(policy, comment=harm, by=harm, note=harm)
+        world.put(vault, name, world.seal(name, records.encode(changed_policy)))
     for name in world.named("origins"):
         origin = records.decode(name, world.take_apart(name).plain, records.OriginBody)
         world.put(vault, name, world.seal(name, records.encode(msgspec.structs.replace(origin, label=harm))))
@@ -97,6 +101,7 @@ def test_no_command_hands_it_to_the_terminal(world: World, fast_path: Path) -> N
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
     for words in (
         ["points"], ["point", "show", f"{item}@latest"], ["item", "show", item], ["item", "list"], ["vault", "show"],
+        ["policy", "list"], ["policy", "show", "default"],
         ["verify"], ["usage"], ["point", "show", "77"], ["restore", "--point", f"{item}@latest", "-o", "/nowhere/x"],
     ):  # fmt: skip
         said = on_terminal(*words, "--vault", str(vault), env=env)

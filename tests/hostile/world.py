@@ -33,8 +33,8 @@ from blockvault.model import LayerRef, Secret, VaultKeys
 from blockvault.store.folder import open_folder
 
 KINDS = {
-    "points": Kind.POINT, "marks": Kind.MARK, "items": Kind.ITEM, "config": Kind.CONFIG, "origins": Kind.ORIGIN,
-    "leases": Kind.LEASE, "index": Kind.INDEX, "packs": Kind.PACK, "layers": Kind.LAYER,
+    "points": Kind.POINT, "marks": Kind.MARK, "items": Kind.ITEM, "policies": Kind.POLICY, "config": Kind.CONFIG,
+    "origins": Kind.ORIGIN, "leases": Kind.LEASE, "index": Kind.INDEX, "packs": Kind.PACK, "layers": Kind.LAYER,
 }  # fmt: skip
 
 
@@ -66,6 +66,7 @@ class World:
                     file.seek(at * CHUNK + 99)
                     file.write(b"changed")
             site.take(image, comment="second", tags={"a": "b"})
+            site.vault.assign_policy(["disk"], "default", confirmed=True)
             opened, point = site.vault._session, site.vault.points()[0].point
             assert point is not None
             mark = f"marks/{point.ref.origin}/{point.number:010d}/000001"

@@ -312,7 +312,7 @@ def _check(host: SimulatedHost, policy_of: dict[str, Policy], off: list[tuple[da
         infos = host.vault.points(name)
         in_vault = {info.number for info in infos if info.tier is not Tier.SNAPSHOT}
         assert in_vault == survivors, f"{name}: {sorted(in_vault ^ survivors)}"
-        _check_snapshots(policy, expected, captured, infos, now=max(captured))
+        _check_snapshots(policy, expected, captured, infos, now=max(each.taken for each in host.captured))
         for info in infos:
             host.check_restores(info.label, by_number[info.number])
             if info.tier is Tier.BOTH:
@@ -341,7 +341,7 @@ def _check_snapshots(
     """Snapshots younger than the policy's days are there; of older ones only what no newer vault point stands for."""
     there = {info.number for info in infos if info.tier is not Tier.VAULT}
     young = {captured[each.taken].number for each in expected if each.taken + policy.snapshot_days * DAY > now}
-    # What was in the vault when snapshots were expired last, at the newest capture.
+    # What was in the vault when snapshots were expired last, at the newest capture of any item.
     newest = max((captured[each.taken].number for each in expected if each.in_vault and each.taken < now), default=0)
     assert young <= there, f"snapshots are missing: {sorted(young - there)}"
     assert all(number in young or number >= newest for number in there), f"old snapshots are left: {there - young}"

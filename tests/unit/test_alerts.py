@@ -171,7 +171,7 @@ def test_an_alert_and_its_message_are_one_commit(tmp_path: Path, book: AlertBook
     from blockvault import failpoints
 
     def stop(name: str) -> None:
-        if name == "alerts.commit":
+        if name == "environment.commit":
             raise OSError(5, "killed")
 
     failpoints.set_hook(stop)

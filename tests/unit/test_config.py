@@ -151,6 +151,8 @@ BAD: list[tuple[str, str, int, str]] = [
     ("version = 1\n[daemon]\n# two\n\ncaptures = 0\n", "config.bad-value", 5, "correct it"),
     ("version = 1\n[daemon]\nretry_first = '1 fortnight'\n", "config.bad-value", 3, "correct it"),
     ("version = 1\n[alerts]\nrpo_factor = nan\n", "config.bad-value", 3, "correct it"),
+    (f"version = 1\n[alerts]\nrpo_factor = 1{'0' * 400}\n", "config.bad-value", 3, "correct it"),
+    (f"version = 1\n[daemon]\nretry_first = '1{'0' * 400}d'\n", "config.bad-value", 3, "correct it"),
     ("version = 1\n[general]\nstate_dir = 'relative'\n", "config.bad-value", 3, "correct it"),
     ("version = 1\n[general]\nvault = 'a_b'\n", "config.bad-value", 3, "correct it"),
     ("version = 1\ngeneral = 3\n", "config.wrong-type", 2, "write [general]"),
@@ -196,6 +198,11 @@ def test_what_is_wrong_is_told_with_its_line(text: str, kind: str, line: int, do
     assert fault.kind == kind
     assert fault.message.startswith(f"/c.toml:{line}: ")
     assert (fault.do or "").startswith(do)
+
+
+def test_a_number_that_is_too_long_to_be_read() -> None:
+    fault = only_fault(f"version = 1\n[alerts]\nfree_days = 1{'0' * 5000}\n")
+    assert (fault.kind, fault.message) == ("config.syntax", "/c.toml: this is not TOML")
 
 
 def test_a_secret_in_a_file_is_refused_and_not_repeated() -> None:

@@ -15,7 +15,6 @@ from blockvault.ids import ItemId, VaultId
 from blockvault.jobs import phases
 from blockvault.model.job import Job, JobState, PhaseName, Trigger
 from blockvault.store import journal as journal_module
-from blockvault.store import lmdb_folder
 from blockvault.store.journal import Handled, Journal, LogLine, id_number, id_text, jobs_while
 
 NOW = datetime(2026, 11, 20, 2, tzinfo=UTC)
@@ -141,14 +140,16 @@ def test_history_is_forgotten_but_no_open_job(tmp_path: Path) -> None:
         for job in (old, new):
             journal.change(job.id, lambda job, _: phases.ask_to_cancel(job, job.created))
         journal.log(old.id, [LogLine(NOW, "note", "x")])
+        assert journal.trim(NOW + timedelta(days=399)) == 0, "a clock that ran ahead has few newer jobs"
+        more = {add(journal, backup(now=NOW + timedelta(days=400))).id for _ in range(journal_module.TRIM_NEWER_LEAST)}
         assert journal.trim(NOW + timedelta(days=399)) == 1
-        assert {job.id for job in journal.newest()} == {waiting.id, new.id}
+        assert {job.id for job in journal.newest()} == {waiting.id, new.id, *more}
         with pytest.raises(NotFoundError):
             journal.logs(old.id)
 
 
 def test_it_grows_beyond_its_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lmdb_folder, "MAP_BYTES_START", 64 << 10)
+    monkeypatch.setattr(journal_module, "MAP_BYTES_START", 64 << 10)
     with Journal(str(tmp_path)) as journal:
         made = add(journal, backup())
         journal.log(made.id, [LogLine(NOW, "note", "x" * 4000) for _ in range(100)])

@@ -20,15 +20,15 @@ def test_only_one_module_imports_the_compiled_core() -> None:
     assert importers == ["blockvault/kernel/native.py"]
 
 
-def test_only_two_modules_of_the_store_import_lmdb() -> None:
+def test_only_the_store_imports_lmdb() -> None:
     importers = [
         path.relative_to(ROOT).as_posix()
         for path in SOURCES
         if re.search(r"^\s*(import lmdb|from lmdb)", path.read_text(), re.MULTILINE)
     ]
     assert [name for name in importers if not name.startswith("blockvault/cli/")] == [
+        "blockvault/store/environment.py",
         "blockvault/store/index.py",
-        "blockvault/store/lmdb_folder.py",
     ]
 
 

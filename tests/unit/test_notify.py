@@ -421,7 +421,7 @@ def test_what_the_receiver_took_is_not_sent_again_after_a_crash(
         "commits = 0\n"
         "def hook(name):\n"
         "    global commits\n"
-        "    commits += name == 'alerts.commit'\n"
+        "    commits += name == 'environment.commit'\n"
         "    if commits == int(die_at):\n"
         "        os._exit(9)\n"
         "channel = Channel(name='hook', kind='webhook', url=url, secret_file=secret)\n"

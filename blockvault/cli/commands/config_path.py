@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command("path")
-@leaf()
+@leaf(vault=False)
 def command(call: Call) -> int | None:
     """Show which configuration files are read.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.command("show")
 @click.option("--origin", is_flag=True, help="Show where each value comes from: file and line, variable, option.")
-@leaf()
+@leaf(vault=False)
 def command(call: Call, origin: bool) -> int | None:
     """Show all settings as they apply.
 

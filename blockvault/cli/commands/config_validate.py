@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("validate")
 @click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path())
-@leaf()
+@leaf(vault=False)
 def command(call: Call, files: tuple[str, ...]) -> int | None:
     """Check configuration files.
 

@@ -21,13 +21,24 @@ def command(call: Call, once: bool) -> int | None:
     It works on all vaults of this host: takes the points that policies ask for, moves them into the vault, expires
     old ones, frees space and verifies a part of each vault every day. `service install` has systemd run it.
     """
-    from blockvault.config import default_state_dir
+    from blockvault.config import load_settings
     from blockvault.daemon import run
     from blockvault.daemon.loop import LoopSettings
+    from blockvault.engine.policies import machine_zone
+    from blockvault.jobs.planning import Budgets
 
     def say(text: str) -> None:
         if not call.output.quiet:
             call.output.message("", text)
 
     work = run.once if once else run.serve
-    return work(default_state_dir(), LoopSettings(), say)
+    settings = load_settings()
+    configured = settings.daemon
+    loop = LoopSettings(
+        budgets=Budgets(configured.captures, configured.transfers),
+        zone=machine_zone(),
+        upkeep_hour=configured.reclaim_hour,
+        verify=configured.verify_budget > 0,
+        history_days=configured.history_days,
+    )
+    return work(settings.general.state_dir, loop, say)

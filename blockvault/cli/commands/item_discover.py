@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--no-libvirt", is_flag=True, help="Do not ask libvirt for its virtual machines.")
 @click.option("--all", "everything", is_flag=True, help="Also files whose bytes do not show that they are disks.")
 @click.option("--partitions", is_flag=True, help="Show the partitions of each image.")
-@leaf()
+@leaf(vault=False)
 def command(
     call: Call, folders: tuple[str, ...], depth: int, no_libvirt: bool, everything: bool, partitions: bool
 ) -> int | None:

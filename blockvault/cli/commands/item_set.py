@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 @click.option(
     "--as-is", is_flag=True, help="Keep the bytes of a file that is added, also of one that is no whole disk."
 )
+@click.option("--group", metavar="NAME", help="Items of one group are captured at one instant; '' for none.")
+@click.option("--agent", metavar="SOCKET", help="The socket of its QEMU guest agent; '' for none.")
+@click.option(
+    "--freeze-mount",
+    "freeze_mounts",
+    metavar="PATH",
+    multiple=True,
+    help="Where a file system of its disks is mounted here, to be frozen; '' for none.",
+)
+@click.option("--hook-timeout", "hook_seconds", type=click.IntRange(0, 3600), metavar="SECONDS",
+              help="How long one of its scripts may run; 0 for the default.")  # fmt: skip
 @click.option("--comment", metavar="TEXT", help="A comment.")
 @leaf()
 def command(
@@ -38,6 +49,10 @@ def command(
     remove_disks: tuple[str, ...],
     shared: bool,
     as_is: bool,
+    group: str | None,
+    agent: str | None,
+    freeze_mounts: tuple[str, ...],
+    hook_seconds: int | None,
 ) -> int | None:
     """Change an item.
 
@@ -52,6 +67,10 @@ def command(
         "disks": parse_pairs(disks, "disk") if disks else None,
         "add_disks": add_disks or None,
         "remove_disks": remove_disks or None,
+        "group": group,
+        "agent_socket": agent,
+        "freeze_mounts": tuple(mount for mount in freeze_mounts if mount) if freeze_mounts else None,
+        "hook_seconds": hook_seconds,
     }
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     if not changes:
@@ -60,7 +79,8 @@ def command(
         item = vault.set_item(name, **changes, shared=shared, as_is=as_is, monitor=monitor)
         map_off = vault.map_off(item.name)
         days = vault.snapshot_days(item)
+        agent_state = vault.agent_state(item)
     from blockvault.cli.commands.item_show import show
 
-    show(call, item, days, map_off)
+    show(call, item, days, map_off, agent_state)
     return None

@@ -49,7 +49,7 @@ def _disk_fields(info: PointInfo) -> list[dict[str, object]]:
 
 def _facts(info: PointInfo, decision: PruneDecision | None = None) -> list[tuple[str, str]]:
     from blockvault.cli.render import moment
-    from blockvault.cli.views import consistency_text, counted, figures, kept_text, tier_text
+    from blockvault.cli.views import consistency_text, counted, figures, instant_facts, kept_text, tier_text
     from blockvault.clock import utc_now
     from blockvault.units import format_size
 
@@ -58,6 +58,7 @@ def _facts(info: PointInfo, decision: PruneDecision | None = None) -> list[tuple
         ("taken", moment(info.taken, utc_now())),
         ("tier", tier_text(info.tier)),
         ("consistency", consistency_text(info.consistency.value)),
+        *instant_facts(info),
         ("disk size", format_size(info.size_bytes)),
     ]
     if info.point is not None:

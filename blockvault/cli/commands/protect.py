@@ -97,6 +97,8 @@ def show_protected(call: Call, schema: str, items: list[Item], policy: Policy, n
 
 
 def _show_plan(call: Call, plan: ProtectPlan, told: str) -> None:
+    from blockvault.cli.render import shown
+
     if call.output.as_json:
         new = [{"item": each.name, "disks": each.disks} for each in plan.new]
         fields = {"policy": plan.policy, "items": plan.items, "new": new, "would_expire": told or None}
@@ -105,7 +107,7 @@ def _show_plan(call: Call, plan: ProtectPlan, told: str) -> None:
     for name in plan.items:
         call.output.line(f"item '{name}' would be protected by policy '{plan.policy}'")
     for each in plan.new:
-        disks = ", ".join(each.disks)
+        disks = shown(", ".join(each.disks))
         call.output.line(f"item '{each.name}' would be registered ({disks}) and protected by policy '{plan.policy}'")
     if told:
         call.output.line(told)

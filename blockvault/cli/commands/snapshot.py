@@ -18,23 +18,22 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 
-def _check_consistency(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
-    """`none` or `crash`; the two that need the guest's help are refused by name."""
-    if value in {"fs", "app"}:
-        raise click.BadParameter(f"'{value}' needs the guest's help, which this version cannot ask for")
-    if value not in {"none", "crash"}:
-        raise click.BadParameter(f"'{value}' is neither none nor crash")
-    return value
-
-
 @click.command("snapshot")
-@click.argument("targets", metavar="DISK...|ITEM", nargs=-1, required=True, type=click.Path())
+@click.argument("targets", metavar="DISK...|ITEM|@GROUP", nargs=-1, type=click.Path())
+@click.option("--group", metavar="NAME", help="All items of this group, at one instant; the same as @NAME.")
 @click.option("--name", metavar="ITEM", help="The item's name; else the first file's stem.")
 @click.option("--retain-until", metavar="30d|DATE", help="Keep this point until then, whatever the rules say.")
 @click.option("--snapshot-only", is_flag=True, help="Capture only; `blockvault transfer` does the rest.")
 @click.option("--full", is_flag=True, help="Compare every chunk by identity instead of by digest.")
-@click.option("--consistency", callback=_check_consistency, metavar="none|crash", default="crash", show_default=True,
-              help="'none' allows an image that is being written.")  # fmt: skip
+@click.option(
+    "--consistency",
+    type=click.Choice(["none", "crash", "fs", "app"]),
+    default="crash",
+    show_default=True,
+    help="fs: freeze the guest; app: run its pre scripts too; none: an image may be written meanwhile.",
+)
+@click.option("--on-hook-failure", type=click.Choice(["warn", "fail"]), default="warn", show_default=True,
+              help="Where less is reached: a crash-consistent point, or none.")  # fmt: skip
 @click.option("--no-keep", is_flag=True, help="Keep no local snapshot; the point is in the vault only.")
 @click.option("--tag", "tags", metavar="K=V", multiple=True, help="A tag of the point; may be given often.")
 @click.option("--comment", metavar="TEXT", default="", help="A comment of the point.")
@@ -46,31 +45,48 @@ def command(call: Call, targets: tuple[str, ...], tags: tuple[str, ...], dry_run
     """Take a recovery point now.
 
     DISK is a disk image or a block device; several make one point of one item. ITEM is the name of an item that the
-    vault knows. The first use makes the default vault.
+    vault knows; @GROUP makes a point of each item of a group. The first use makes the default vault.
     """
+    group = _group_of(targets, options["group"])
+    if group is not None and (dry_run or options["name"]):
+        raise click.UsageError("--dry-run and --name are for one item, not for a group")
     if dry_run:
         _plan(call, targets, options)
         return None
     if options["detach"]:
+        if group is not None or options["consistency"] != "crash":
+            raise click.UsageError("--detach takes one ITEM; its policy says which consistency is asked")
         return _detach(call, targets, options)
     from blockvault.clock import until, utc_now
     from blockvault.jobs.noted import Noted
-    from blockvault.model import Consistency, Tier
+    from blockvault.model import Consistency, OnHookFailure, Phase2, Tier
     from blockvault.model.job import Operation
 
     now = utc_now()
     retain_until = options["retain_until"]
-    arguments = {
-        "name": options["name"],
-        "keep": not options["no_keep"],
-        "snapshot_only": options["snapshot_only"],
+    arguments: dict[str, Any] = {
         "full": options["full"],
         "consistency": Consistency(options["consistency"]),
+        "on_hook_failure": OnHookFailure(options["on_hook_failure"]),
         "tags": parse_pairs(tags, "tag"),
         "comment": options["comment"],
         "retain_until": until(retain_until, now) if retain_until else None,
         "level": options["level"],
         "now": now,
+    }
+    if group is not None:
+        if options["no_keep"]:
+            raise click.UsageError("a group is captured by snapshots: leave out --no-keep")
+        phase2 = Phase2.LATER if options["snapshot_only"] else Phase2.NOW
+        with call.open_vault() as vault, call.job() as monitor:
+            results = vault.snapshot_group(group, phase2=phase2, **arguments, monitor=monitor)
+        for result in results:
+            _show(call, result)
+        return None
+    arguments |= {
+        "name": options["name"],
+        "keep": not options["no_keep"],
+        "snapshot_only": options["snapshot_only"],
     }
     with (
         call.open_or_make_vault(targets) as vault,
@@ -85,6 +101,20 @@ def command(call: Call, targets: tuple[str, ...], tags: tuple[str, ...], dry_run
         noted.done(result.statistics, waits=result.tier is Tier.SNAPSHOT)
     _show(call, result)
     return None
+
+
+def _group_of(targets: tuple[str, ...], option: str | None) -> str | None:
+    """The group that is meant, by `@NAME` or `--group`; None: disks or an item are."""
+    named = [target for target in targets if target.startswith("@")]
+    if option is not None and targets:
+        raise click.UsageError("--group takes no DISK or ITEM besides")
+    if option is not None:
+        return option
+    if not targets:
+        raise click.UsageError("Missing argument 'DISK...|ITEM|@GROUP'.")
+    if named and len(targets) > 1:
+        raise click.UsageError("a group is named alone")
+    return named[0][1:] if named else None
 
 
 def _show(call: Call, result: SnapshotResult) -> None:
