@@ -416,6 +416,14 @@ def heartbeat(state_dir: str) -> tuple[datetime, float] | None:
         return None
 
 
+def forget_heartbeat(state_dir: str) -> None:
+    """Nobody shall look any more: that is no silence to be told."""
+    try:
+        os.unlink(os.path.join(state_dir, HEARTBEAT))
+    except FileNotFoundError:
+        pass
+
+
 def silence(state_dir: str, now: datetime) -> Finding | None:
     """That nobody looks any more, for `alert list` and `doctor`."""
     return is_silent(heartbeat(state_dir), now)

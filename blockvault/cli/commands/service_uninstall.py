@@ -25,6 +25,7 @@ def command(call: Call, dry_run: bool, yes: bool) -> int | None:
     from blockvault.cli.confirm import confirm
     from blockvault.config import default_state_dir
     from blockvault.daemon.service import installed, uninstall
+    from blockvault.reports.alerts import forget_heartbeat
     from blockvault.store.audit_log import AuditLog
 
     system = os.geteuid() == 0
@@ -33,6 +34,7 @@ def command(call: Call, dry_run: bool, yes: bool) -> int | None:
         confirm("Remove the units? Scheduled points are then not taken any more.", yes=yes)
         with AuditLog(default_state_dir()).acting("service.uninstall", {"files": there}):
             uninstall(system=system)
+            forget_heartbeat(default_state_dir())
     if call.output.as_json:
         call.output.document({"schema": "blockvault.service/1", "removed": there, "dry_run": dry_run})
         return None
