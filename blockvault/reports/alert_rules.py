@@ -17,6 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from blockvault.clock import age, to_text
+from blockvault.config import DEFAULT_VAULT
 from blockvault.model.alert import Finding, ItemFacts, Known, PointFigures, Sample, Severity, SpaceFacts, VaultFacts
 from blockvault.units import GIB, MIB, format_size
 
@@ -128,7 +129,7 @@ def rpo_missed(known: Known, settings: AlertSettings) -> Iterator[Finding]:
             Severity.CRITICAL if much else Severity.WARNING,
             text,
             why,
-            f"see `blockvault job list {item.item}`, then `blockvault snapshot {item.item}`",
+            f"see `blockvault job list {item.item}`, then `blockvault snapshot {item.item}{_flag(item.vault)}`",
             vault=item.vault,
             vault_id=item.vault_id,
             item=item.item,
@@ -176,7 +177,7 @@ def unusual_churn(item: ItemFacts, now: datetime) -> Iterator[Finding]:
             f"point {point.label} of item '{item.item}' has {what}; no point of the item expires meanwhile",
             "; ".join(signs),
             f"look into the guest; if all is well `blockvault alert ack` lets points expire again; "
-            f"`blockvault diff {point.label}` shows where it changed",
+            f"`blockvault diff {point.label}{_flag(item.vault)}` shows where it changed",
             vault=item.vault,
             vault_id=item.vault_id,
             item=item.item,
@@ -230,7 +231,7 @@ def vault_unreadable(known: Known, _settings: AlertSettings) -> Iterator[Finding
             Severity.CRITICAL,
             f"vault '{vault.name}' cannot be read: {message}",
             why or f"its folder is {vault.path}",
-            do or f"see `blockvault doctor --vault {vault.name}`",
+            do or f"see `blockvault doctor{_flag(vault.name)}`",
             vault=vault.name,
             vault_id=vault.vault_id,
         )
@@ -265,7 +266,7 @@ def _filling(space: SpaceFacts, vault: VaultFacts, now: datetime, settings: Aler
         Severity.CRITICAL if is_low or (days is not None and days <= SOON_DAYS) else Severity.WARNING,
         text,
         why,
-        f"free space there, keep less (`blockvault policy simulate`), or see `blockvault usage --vault {vault.name}`",
+        f"free space there, keep less (`blockvault policy simulate`), or see `blockvault usage{_flag(vault.name)}`",
         vault=vault.name,
         vault_id=vault.vault_id,
     )
@@ -315,7 +316,7 @@ def verify_stale(known: Known, settings: AlertSettings) -> Iterator[Finding]:
             "bytes that nobody reads can be damaged for long before anyone needs them"
             if vault.needed_bytes
             else "no run over all points was ever made on this host",
-            f"run `blockvault verify --all --vault {vault.name}`, or give the daemon more time (daemon.verify_budget)",
+            f"run `blockvault verify --all{_flag(vault.name)}`, or give the daemon more time (daemon.verify_budget)",
             vault=vault.name,
             vault_id=vault.vault_id,
         )
@@ -333,7 +334,7 @@ def damage_found(known: Known, _settings: AlertSettings) -> Iterator[Finding]:
             Severity.CRITICAL,
             f"vault '{vault.name}': {count} damaged block{'s' * (count != 1)} or record{'s' * (count != 1)}",
             f"the first is {vault.damage[0]}",
-            f"run `blockvault vault repair --vault {vault.name}`; check the disk under {vault.path}",
+            f"run `blockvault vault repair{_flag(vault.name)}`; check the disk under {vault.path}",
             vault=vault.name,
             vault_id=vault.vault_id,
         )
@@ -470,3 +471,8 @@ def _minute(moment: datetime) -> str:
 def _span(seconds: float) -> str:
     hours = seconds / 3600
     return f"{hours / 24:g} d" if hours >= 48 else f"{hours:g} h"
+
+
+def _flag(vault: str) -> str:
+    """The option that a command needs to mean this vault; none for the default one."""
+    return "" if vault == DEFAULT_VAULT else f" --vault {vault}"

@@ -589,12 +589,7 @@ class Watch:
         summary = {
             "jobs": jobs,
             "vaults": [
-                {
-                    "vault": vault.name,
-                    "free_bytes": space.free_bytes,
-                    "text": f"{vault.point_count} points, {format_size(space.free_bytes)} of "
-                    f"{format_size(space.total_bytes)} free",
-                }
+                {"vault": vault.name, "free_bytes": space.free_bytes, "text": _space_text(vault, space)}
                 for vault in known.vaults
                 for space in vault.spaces[:1]
             ],
@@ -686,6 +681,11 @@ class _EndedJobs:
             before = self.newest_point.get(job.item_id)
             if before is None or job.created > before[0]:
                 self.newest_point[job.item_id] = (job.created, ended)
+
+
+def _space_text(vault: VaultFacts, space: SpaceFacts) -> str:
+    points = "1 point" if vault.point_count == 1 else f"{vault.point_count} points"
+    return f"{points}, {format_size(space.free_bytes)} of {format_size(space.total_bytes)} free"
 
 
 def _set_aside(state_dir: str) -> list[str]:
