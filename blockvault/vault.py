@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
 from blockvault.clock import from_text, utc_now
 from blockvault.config import DEFAULT_VAULT, configured_vaults, default_state_dir, default_vault, vault_path
+from blockvault.engine.audited import audited
 from blockvault.engine.backup import Backup
 from blockvault.engine.changed_blocks import off_reason
 from blockvault.engine.check import Check
@@ -41,7 +42,7 @@ from blockvault.engine.verified import verified_state
 from blockvault.engine.verifying import verify
 from blockvault.errors import BlockVaultError, HookError, InvalidInputError, NotFoundError
 from blockvault.hooks.scripts import Hook, find_hooks
-from blockvault.ids import check_vault_name
+from blockvault.ids import ItemId, check_vault_name
 from blockvault.model import (
     CheckReport,
     Consistency,
@@ -80,6 +81,39 @@ from blockvault.store.local import make_folders, sync_folder
 from blockvault.units import CHUNK_BYTES_DEFAULT, check_chunk_size
 
 VERIFY_DAYS = 30
+
+
+# --- what the audit log says of acts whose arguments are plans -------------------------------------------------------
+
+
+def _policy_told(policy: Policy) -> dict[str, Any]:
+    return {"name": policy.name, "schedule": policy.schedule, "retention": policy.retention}
+
+
+def _protect_told(plan: ProtectPlan) -> dict[str, Any]:
+    return {"policy": plan.policy, "items": plan.items, "new_items": [new.name for new in plan.new]}
+
+
+def _unprotect_told(plan: UnprotectPlan) -> dict[str, Any]:
+    deleted = [info.label for info in plan.points] + [f"{record.number}" for record in plan.snapshots]
+    return {"items": plan.items, "deleted_points": deleted}
+
+
+def _prune_told(plan: PrunePlan) -> dict[str, Any]:
+    expired = [decision.label for decision in plan.decisions if not decision.keep]
+    return {"expired": expired, "purged": [label for _, label in plan.purges]}
+
+
+def _point_told(given: dict[str, Any]) -> dict[str, Any]:
+    """The point as people call it, whatever it was named by."""
+    try:
+        info: PointInfo = given["self"].point(given["point"], deleted=True)
+    except BlockVaultError:
+        return {"point": given["point"]}
+    return {"point": info.label, "id": info.id, "item": info.item}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 class Vault:
@@ -245,6 +279,7 @@ class Vault:
     ) -> None:
         self.close()
 
+    @audited("vault.set", "days")
     def set_soft_delete_days(self, days: int, *, now: datetime | None = None) -> None:
         """Change how long a deleted point can be brought back; points that are deleted already keep their date.
 
@@ -323,6 +358,7 @@ class Vault:
         """The disks that `add_item` would register, and what it would tell of them; raises as it would."""
         return self._items.plan(name, disks, shared=shared, as_is=as_is)
 
+    @audited("item.remove", "name")
     def remove_item(self, name: str) -> Item:
         """Remove an item that has no points; its name is free again.
 
@@ -362,6 +398,7 @@ class Vault:
                 "--delete-data, and `blockvault prune` when their soft-delete days are over",
             )
 
+    @audited("item.set", "name", "new_name", "snapshot_days", "snapshot_dir", "comment", "disks")
     def set_item(
         self,
         name: str,
@@ -453,6 +490,7 @@ class Vault:
         """Items that name a policy."""
         return self._policies.users(name)
 
+    @audited("policy.create", told=lambda given: _policy_told(given["policy"]))
     def create_policy(self, policy: Policy, *, now: datetime | None = None) -> Policy:
         """Write a new policy. Raises `AlreadyExistsError` (`policy.exists`, `policy.same-letters`)."""
         return self._policies.create(policy, now or utc_now())
@@ -461,6 +499,7 @@ class Vault:
         """What `set_policy` would come to: which points would expire by it; nothing is changed."""
         return self._policies.plan_change(name, changes, now or utc_now())
 
+    @audited("policy.set", "name", told=lambda given: given["changes"])
     def set_policy(
         self,
         name: str,
@@ -493,6 +532,7 @@ class Vault:
         """What `delete_policy` would come to for the items that are moved; None: no item uses it."""
         return self._policies.plan_deletion(name, to, now or utc_now())
 
+    @audited("policy.delete", "name", "to")
     def delete_policy(
         self,
         name: str,
@@ -521,6 +561,7 @@ class Vault:
         """What `assign_policy` would come to: which points would expire by it; nothing is changed."""
         return self._policies.plan_assignment(items, policy, protection, now or utc_now())
 
+    @audited("policy.assign", "items", "policy", "protection")
     def assign_policy(
         self,
         items: Sequence[str],
@@ -575,6 +616,7 @@ class Vault:
         """
         return self._protecting.plan(targets, proposals, policy, shared=shared, as_is=as_is)
 
+    @audited("item.protect", told=lambda given: _protect_told(given["plan"]))
     def protect(
         self,
         plan: ProtectPlan,
@@ -603,6 +645,7 @@ class Vault:
         """
         return self._protecting.plan_unprotect(items, delete_data=delete_data)
 
+    @audited("item.unprotect", "reason", told=lambda given: _unprotect_told(given["plan"]))
     def unprotect(
         self, plan: UnprotectPlan, *, reason: str = "", monitor: Monitor | None = None, now: datetime | None = None
     ) -> list[Item]:
@@ -616,6 +659,7 @@ class Vault:
         """The policy by which `resume` would go on; raises as it would."""
         return self._protecting.policy_to_resume(item, policy)
 
+    @audited("item.resume", "item", "policy")
     def resume(
         self,
         item: str,
@@ -855,18 +899,21 @@ class Vault:
         """The point that `ref` names: `3`, `HOST:3`, an id's prefix, `ITEM@latest`, `ITEM@-1`, `ITEM@DATE`."""
         return self._listing.find(ref, deleted=deleted)
 
+    @audited("point.hold", "reason", told=_point_told)
     def hold(self, point: str, *, reason: str = "", now: datetime | None = None) -> PointInfo:
         """Keep a point whatever the rules say, until `unhold`. Deleted points can be held too."""
         info = self.point(point, deleted=True)
         Expirer(self._session, Monitor()).hold(info, reason, now or utc_now())
         return self.point(info.id, deleted=True)
 
+    @audited("point.unhold", told=_point_told)
     def unhold(self, point: str, *, now: datetime | None = None) -> PointInfo:
         """Lift a hold. Raises `InvalidInputError` (`point.not-held`)."""
         info = self.point(point, deleted=True)
         Expirer(self._session, Monitor()).unhold(info, now or utc_now())
         return self.point(info.id, deleted=True)
 
+    @audited("point.delete", "reason", "purge", told=_point_told)
     def delete_point(
         self, point: str, *, reason: str = "", purge: bool = False, now: datetime | None = None
     ) -> PointState:
@@ -889,6 +936,7 @@ class Vault:
             return PointState(ended=MarkKind.PURGE)
         return Expirer(self._session, Monitor()).delete(info, reason, now or utc_now(), purge=purge)
 
+    @audited("point.undelete", told=_point_told)
     def undelete_point(self, point: str, *, now: datetime | None = None) -> PointInfo:
         """Bring a deleted point back. Raises `InvalidInputError` (`point.not-deleted`)."""
         info = self.point(point, deleted=True)
@@ -901,6 +949,7 @@ class Vault:
         *,
         item: str | None = None,
         max_dead: float = MAX_DEAD_DEFAULT,
+        held_items: Mapping[ItemId, str] | None = None,
         now: datetime | None = None,
         monitor: Monitor | None = None,
     ) -> PrunePlan:
@@ -912,6 +961,8 @@ class Vault:
                 unless `item` names it and there are rules, and of one whose policy cannot be read.
             item: expire and purge only points of this item; space is freed in the whole vault.
             max_dead: a pack of which a larger share is dead is written again without it.
+            held_items: by item's id, why all of its points are kept whatever rules say, deleted ones too: what
+                `reports.alerts.held_items` knows of signs that somebody destroys what the item holds.
             now: the moment.
             monitor: told of progress and warnings.
 
@@ -926,7 +977,12 @@ class Vault:
         else:
             self._policies.warn_of_unknown(monitor or Monitor())
         return Expirer(self._session, monitor or Monitor()).plan(
-            wanted, item=item, labels=self._listing.labels(), max_dead=max_dead, now=now or utc_now()
+            wanted,
+            item=item,
+            labels=self._listing.labels(),
+            max_dead=max_dead,
+            now=now or utc_now(),
+            held_items=held_items or {},
         )
 
     def decisions(self, item: str | None = None, *, now: datetime | None = None) -> dict[PointRef, PruneDecision]:
@@ -947,6 +1003,7 @@ class Vault:
         )
         return {decision.ref: decision for decision in found}
 
+    @audited("prune", told=lambda given: _prune_told(given["plan"]), frees_space=True)
     def prune(self, plan: PrunePlan, *, confirmed: bool = False, monitor: Monitor | None = None) -> PruneResult:
         """Carry out what `plan_prune` planned, once.
 
@@ -955,6 +1012,7 @@ class Vault:
         """
         return Expirer(self._session, monitor or Monitor()).execute(plan, confirmed=confirmed)
 
+    @audited("restore.force", "point", "disk", "output", when=lambda given: given["force"] and not given["dry_run"])
     def restore(
         self,
         point: str,
@@ -1024,6 +1082,7 @@ class Vault:
             self.point(info.id)  # it may have ended before the lease was taken
             return restorer.run(request)
 
+    @audited("restore.in-place", "disk", "undo", told=_point_told, when=lambda given: not given["dry_run"])
     def restore_in_place(
         self,
         point: str,
@@ -1165,6 +1224,7 @@ class Vault:
             self.points(), quick=quick, moment=now or utc_now(), elapsed=lambda: time.monotonic() - begun
         )
 
+    @audited("vault.repair", "rebuild_index", when=lambda given: not given["dry_run"])
     def repair(
         self,
         *,
@@ -1198,6 +1258,20 @@ class Vault:
     def coverage(self, *, within_days: int = VERIFY_DAYS, now: datetime | None = None) -> VerifyCoverage:
         """How much of what points need was verified of late, as this host remembers it; nothing is read."""
         return verified_state(self._session).coverage(now or utc_now(), within_days)
+
+    def damage(self) -> tuple[str, ...]:
+        """What is known to be damaged, in words: blocks in quarantine and records that cannot be read; nothing is read.
+
+        It is what verify, restores and transfers have met; `verify` looks for more.
+        """
+        quarantine = self._session.quarantine
+        quarantine.refresh()
+        found = [f"{entry.name}: {entry.reason or 'in quarantine'}" for entry in quarantine.entries()]
+        return tuple(found + [f"{record.name}: {record.reason}" for record in self._listing.unreadable()])
+
+    def snapshot_folders(self) -> list[str]:
+        """The folders that hold snapshots of this vault's items on this host."""
+        return sorted({record.folder for record in self._session.tier.records()})
 
     def usage(self, *, by: str = "item") -> UsageReport:
         """Where the space goes, by `item` or by `tier`."""

@@ -34,6 +34,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "job": ("", "See what runs, what waits and what became of the rest."),
     "daemon": ("daemon", "Take the scheduled points, by itself, until it is stopped."),
     "service": ("", "Have systemd run the daemon."),
+    "alert": ("", "See what is wrong, and say that it is known."),
+    "notify": ("", "Have people told."),
+    "audit": ("", "See who deleted or changed what."),
     "vault": ("", "Make vaults and look at them."),
     "usage": ("usage", "Show where the space goes."),
     "config": ("", "Look at the configuration and check it."),
@@ -83,6 +86,20 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "install": ("service_install", "Write the units that run the daemon, or a timer."),
         "uninstall": ("service_uninstall", "Remove the units."),
         "status": ("service_status", "Tell whether the daemon runs and what it does."),
+    },
+    "alert": {
+        "list": ("alert_list", "List alerts: what is wrong, and since when."),
+        "ack": ("alert_ack", "Say that an alert is known."),
+    },
+    "notify": {
+        "list": ("notify_list", "List the channels through which people are told."),
+        "add": ("notify_add", "Add a channel through which people are told."),
+        "remove": ("notify_remove", "Remove a channel that `notify add` made."),
+        "test": ("notify_test", "Send a test message through a channel."),
+    },
+    "audit": {
+        "show": ("audit_show", "Show the audit log: every act that took something away or changed a policy."),
+        "verify": ("audit_verify", "Check that no line of the audit log was changed, removed or put in."),
     },
     "policy": {
         "list": ("policy_list", "List policies."),

@@ -60,6 +60,7 @@ def all_findings(call: Call, item: str | None) -> Iterator[Finding]:
     state = default_state_dir()
     yield check_state_folder(state)
     yield check_space("state folder", state)
+    yield from check_alerts(state)
     try:
         vault = call.open_vault()
     except NotFoundError as error:
@@ -120,6 +121,27 @@ def check_clock() -> Finding:
         if done.returncode == 0 and done.stdout.strip() == "yes":
             text += ", kept by NTP"
     return Finding(Level.OK, "clock", text)
+
+
+def check_alerts(state: str) -> Iterator[Finding]:
+    """Whether somebody looks at what is due, and what is wrong that nobody has acknowledged."""
+    from blockvault.cli.alerts import known_alerts
+    from blockvault.model.alert import AlertState
+    from blockvault.reports.alerts import heartbeat, silence
+
+    beat, silent = heartbeat(state), silence(state, utc_now())
+    if silent is not None:
+        yield Finding(Level.WARN, "daemon", silent.text, silent.do)
+    elif beat is not None:
+        yield Finding(Level.OK, "daemon", f"it looked at what is due at {beat[0]:%Y-%m-%d %H:%M} UTC")
+    try:
+        found = [alert for alert in known_alerts() if alert.state is AlertState.OPEN and alert.finding != silent]
+    except BlockVaultError as error:
+        yield _failed("alerts", error)
+        return
+    if found:
+        do = "see `blockvault alert list`"
+        yield Finding(Level.WARN, "alerts", f"{len(found)} open, the worst: {found[0].finding.text}", do)
 
 
 def check_state_folder(folder: str) -> Finding:

@@ -132,6 +132,17 @@ class Choice(Kind):
         return word
 
 
+class Choices(Kind):
+    """Some of some words."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+
+    def read(self, value: object) -> tuple[str, ...]:
+        """As `Kind.read`."""
+        return tuple(Choice(self.words).read(entry) for entry in _typed(value, list, "a list of texts"))
+
+
 class Span(Kind):
     """A duration like `30m`, in seconds."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blockvault.config.kinds import (
     Choice,
+    Choices,
     Clock,
     Kind,
     Number,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 REDACTED = "***"
+# What a channel can be told of; `job.failed` is told of as `alert.warning` too.
+EVENTS = ("alert.critical", "alert.warning", "alert.info", "alert.resolved", "job.failed", "summary.daily")
 _T = TypeVar("_T")
 _DAY = 86400
 
@@ -120,14 +123,14 @@ class Channel:
     """One `[[notify]]`: a way to tell people. Its secrets are files, but an address may be one too and is not shown."""
 
     name: str = _setting("", Text(empty=False))
-    kind: str = _setting("", Choice(("webhook", "smtp", "ping")))
+    kind: str = _setting("", Choice(("webhook", "smtp", "ping", "apprise")))
     url: str = _setting("", Text(), secret=True)
     to: tuple[str, ...] = _setting((), Texts())
     sender: str = _setting("", Text(), key="from")
     server: str = _setting("", Text())
     user: str = _setting("", Text())
     secret_file: str = _setting("", Place())
-    events: tuple[str, ...] = _setting((), Texts())
+    events: tuple[str, ...] = _setting((), Choices(EVENTS))
 
 
 @dataclass(frozen=True, slots=True)

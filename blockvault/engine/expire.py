@@ -10,17 +10,19 @@ Invariants (R19):
   so, and is carried out only when confirmed: a clock that jumped must not end years of points.
 - Where records that this host has seen are gone, one may have been a hold, or a point whose blocks would be freed: that
   has to be confirmed, too.
+- Nothing ends of an item whose expiry is held, by hand of the caller: it has seen in what was written a sign of harm.
 - A plan is carried out once, and each of its steps looks at the point again.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from statistics import median
+from types import MappingProxyType
 
 from blockvault.clock import to_text, utc_now
 from blockvault.engine.reclaim import Reclaimer
@@ -49,12 +51,14 @@ ROLLED_BACK = "vault.rolled-back"  # of what opening noticed: records that this 
 
 # What is kept of an item, by its id: rules, or in words why nothing of it expires.
 RulesOfItem = Callable[[ItemId], RetentionRules | str]
+_NONE_HELD: Mapping[ItemId, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class _ItemDecided:
     """What retention says of an item, and the states of its points, deleted ones too."""
 
+    item_id: ItemId
     name: str
     plan: RetentionPlan
     states: dict[PointRef, PointState]
@@ -198,7 +202,7 @@ class Expirer:
             ]
             wanted = rules if isinstance(rules, RetentionRules) else rules(item_id)
             decided = keep_all(listed, wanted, moment) if isinstance(wanted, str) else plan(listed, wanted, moment)
-            yield _ItemDecided(name, decided, states)
+            yield _ItemDecided(item_id, name, decided, states)
 
     def _points_of(self, items: Collection[str]) -> list[Point]:
         """The points of these items, and perhaps more: no other records are decoded than those that may be theirs."""
@@ -215,6 +219,7 @@ class Expirer:
         labels: dict[PointRef, str],
         max_dead: float,
         now: datetime,
+        held_items: Mapping[ItemId, str] = _NONE_HELD,
     ) -> PrunePlan:
         """What `prune` would expire, purge and free; nothing is changed.
 
@@ -224,16 +229,20 @@ class Expirer:
             labels: what points are called, by their names.
             max_dead: see `Reclaimer.plan`.
             now: the host's clock.
+            held_items: why nothing of these items is expired or purged, not even what was deleted long ago.
         """
         moment = self._moment(now)
         self._catalog.refresh()
         decisions: list[PruneDecision] = []
         emptied: list[str] = []
         purges: list[PointRef] = []
-        for one in self._items_decided(rules, items=None if item is None else [item], moment=moment):
+        wanted = _holding(rules, held_items)
+        for one in self._items_decided(wanted, items=None if item is None else [item], moment=moment):
             if one.plan.expires_all:
                 emptied.append(one.name)
             decisions += _told(one, labels)
+            if one.item_id in held_items:
+                continue
             expired = {point.ref for point in one.plan.expired}
             at_once = expired if not self._session.soft_delete_days else set()
             purges += [ref for ref, state in one.states.items() if _is_due(state, moment) or ref in at_once]
@@ -360,6 +369,18 @@ def _told(decided: _ItemDecided, labels: dict[PointRef, str]) -> Iterator[PruneD
         reasons = tuple(str(reason) for reason in decision.reasons)
         label = labels.get(ref, str(ref.number))
         yield PruneDecision(ref, label, decided.name, decision.point.taken, decision.keep, reasons)
+
+
+def _holding(rules: RetentionRules | RulesOfItem, held_items: Mapping[ItemId, str]) -> RetentionRules | RulesOfItem:
+    """The same rules, but for items whose expiry is held."""
+    if not held_items:
+        return rules
+
+    def rules_of(item_id: ItemId) -> RetentionRules | str:
+        held = held_items.get(item_id)
+        return held or (rules if isinstance(rules, RetentionRules) else rules(item_id))
+
+    return rules_of
 
 
 def _may_be_held(state: PointState) -> bool:

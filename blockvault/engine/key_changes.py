@@ -18,6 +18,7 @@ import msgspec
 
 from blockvault import keys as vault_keys
 from blockvault.clock import from_text, to_text
+from blockvault.engine.audited import audited
 from blockvault.engine.session import Session
 from blockvault.errors import (
     AlreadyExistsError,
@@ -67,6 +68,7 @@ class KeyChanges:
             do="see `blockvault vault key list`",
         )
 
+    @audited("key.add", "label")
     def add(self, secret: Secret, *, label: str = "", now: datetime) -> KeySlotInfo:
         """Make a further slot that opens with `secret`.
 
@@ -79,6 +81,7 @@ class KeyChanges:
         with self._lock():
             return self._add(secret, label, now)
 
+    @audited("key.replace", "number", "label")
     def replace(self, number: int, secret: Secret, *, label: str | None = None, now: datetime) -> KeySlotInfo:
         """Give up a slot for a new one that opens with `secret`: added first, then the old one removed.
 
@@ -91,6 +94,7 @@ class KeyChanges:
             self._remove(number)
             return made
 
+    @audited("key.remove", "number", when=lambda given: not given["dry_run"])
     def remove(self, number: int, *, dry_run: bool = False) -> KeySlotInfo:
         """Delete a slot; `dry_run` only says what would go.
 
@@ -103,6 +107,7 @@ class KeyChanges:
         with self._lock():
             return self._remove(number, dry_run=dry_run)
 
+    @audited("key.rotate")
     def rotate(self, *, now: datetime) -> int:
         """Begin the next epoch: objects of processes that open the vault from now on get a new data key.
 
@@ -129,6 +134,7 @@ class KeyChanges:
         self._config, self._revision = config, self._revision + 1
         return config.epochs
 
+    @audited("key.export")
     def export(self, *, now: datetime) -> str:
         """The paper key as a sheet to be printed: it opens the vault without any slot."""
         self._check_encrypted()

@@ -26,9 +26,13 @@ def command(call: Call, job_id: str) -> int | None:
     from blockvault.config import default_state_dir
     from blockvault.daemon.control import ask
     from blockvault.jobs import phases
+    from blockvault.store.audit_log import AuditLog
 
     with opened_journal() as journal:
-        job = journal.change(job_id, lambda job, _: phases.ask_to_cancel(job, utc_now()))
+        job = journal.get(job_id)
+        details = {"job": job.id, "operation": job.operation, "item": job.item}
+        with AuditLog(default_state_dir()).acting("job.cancel", details, vault=job.vault, vault_id=job.vault_id):
+            job = journal.change(job_id, lambda job, _: phases.ask_to_cancel(job, utc_now()))
     ask(default_state_dir(), "look")
     if call.output.as_json:
         call.output.document({"schema": "blockvault.job/1", **job_fields(job)})

@@ -52,10 +52,13 @@ def command(
     are kept, unless ITEM names it and rules are given.
     """
     from blockvault.cli.confirm import confirm
+    from blockvault.clock import utc_now
     from blockvault.engine.expire import doubts_of
     from blockvault.jobs.noted import Noted, problem_of
     from blockvault.model.job import Operation
     from blockvault.policy import RetentionRules
+    from blockvault.reports.alerts import held_by_alerts
+    from blockvault.reports.notify import load_channels
 
     given = RetentionRules(
         **{f"keep_{name}": options[f"keep_{name}"] for name in ("last", "daily", "weekly", "monthly", "yearly")},
@@ -65,7 +68,8 @@ def command(
         raise click.UsageError("--zone goes with rules like --keep-daily; a policy has its own")
     rules = None if given.is_empty else given
     with call.open_vault() as vault, call.job() as monitor:
-        plan = vault.plan_prune(rules, item=item, max_dead=max_dead, monitor=monitor)
+        held = held_by_alerts(vault, utc_now(), load_channels(vault.state_dir))
+        plan = vault.plan_prune(rules, item=item, max_dead=max_dead, held_items=held, monitor=monitor)
         if explain and not call.output.as_json:
             _explain(call, plan)
         if dry_run:
@@ -78,6 +82,8 @@ def command(
             result = vault.prune(plan, confirmed=True, monitor=monitor)
             noted.done(problem=problem_of(result.problem) if result.problem else None)
     _show(call, plan, result)
+    if held:
+        call.warn((f"nothing was ended of {len(held)} held item{'s' * (len(held) != 1)}: see `blockvault alert list`",))
     if result.problem is not None:
         raise result.problem
     return None

@@ -23,13 +23,18 @@ def command(call: Call, dry_run: bool, yes: bool) -> int | None:
     Scheduled points are then not taken any more. Vaults, points and jobs stay as they are.
     """
     from blockvault.cli.confirm import confirm
+    from blockvault.config import default_state_dir
     from blockvault.daemon.service import installed, uninstall
+    from blockvault.reports.alerts import forget_heartbeat
+    from blockvault.store.audit_log import AuditLog
 
     system = os.geteuid() == 0
     there = installed(system=system)
     if there and not dry_run:
         confirm("Remove the units? Scheduled points are then not taken any more.", yes=yes)
-        uninstall(system=system)
+        with AuditLog(default_state_dir()).acting("service.uninstall", {"files": there}):
+            uninstall(system=system)
+            forget_heartbeat(default_state_dir())
     if call.output.as_json:
         call.output.document({"schema": "blockvault.service/1", "removed": there, "dry_run": dry_run})
         return None
