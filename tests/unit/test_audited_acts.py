@@ -40,6 +40,7 @@ HARMLESS = {
 # What adds or changes, and yet takes nothing away: groups of items say only what is captured at one instant.
 HARMLESS[Vault] |= {"agent_state", "create_group", "groups", "hooks", "remove_group", "set_group", "snapshot_group"}
 HARMLESS[Vault] |= {"mount_problems", "refresh_settings", "try_hooks"}
+HARMLESS[Vault] |= {"expire_snapshots"}  # those whose days are over, as every capture does
 
 # Commands that go by another way than the front door of a vault, and note themselves.
 OWN_ACTS = {
