@@ -62,6 +62,7 @@ def audited(
                     stack.enter_context(acting)
                 except BlockVaultError as error:
                     if not is_rescue and not (frees_space and error.kind == "store.no-space"):
+                        session.check_writable()  # a state folder or vault that is read-only is told as that
                         raise
                     monitor = arguments.get("monitor")
                     if monitor is not None:
