@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -42,6 +43,11 @@ class Durations:
         counts = tuple(count + (at == place) for at, count in enumerate(self.counts))
         return Durations(counts, self.seconds + seconds)
 
+    def plus(self, other: Durations) -> Durations:
+        """Both together."""
+        counts = tuple(mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True))
+        return Durations(counts, self.seconds + other.seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class VaultTotals:
@@ -68,6 +74,24 @@ class VaultTotals:
     sent_bytes: int = 0
     verify_errors: int = 0
     last_verify: datetime | None = None
+
+    def plus(self, other: VaultTotals) -> VaultTotals:
+        """Both together, under the other's name."""
+        phases = dict(self.phases)
+        for name, held in other.phases.items():
+            phases[name] = phases[name].plus(held) if name in phases else held
+        verifies = [at for at in (self.last_verify, other.last_verify) if at is not None]
+        return VaultTotals(
+            vault=other.vault,
+            jobs=dict(Counter(self.jobs) + Counter(other.jobs)),
+            phases=phases,
+            read_bytes=self.read_bytes + other.read_bytes,
+            changed_bytes=self.changed_bytes + other.changed_bytes,
+            stored_bytes=self.stored_bytes + other.stored_bytes,
+            sent_bytes=self.sent_bytes + other.sent_bytes,
+            verify_errors=self.verify_errors + other.verify_errors,
+            last_verify=max(verifies, default=None),
+        )
 
 
 @dataclass(frozen=True, slots=True)
