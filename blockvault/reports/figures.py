@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from blockvault.errors import BlockVaultError, DeviceError
+from blockvault.errors import BlockVaultError
 from blockvault.format import jsontext
 from blockvault.reports.capacity import Sample
 from blockvault.reports.facts import gather
@@ -113,13 +113,25 @@ def look(
     for vault in facts:
         found[vault.name] = _figures(vault, found.get(vault.name), now, factor)
     made = Figures(tuple(found[name] for name in sorted(found)), with_samples(known.samples, facts, now))
-    try:
-        lock = FileLock(os.path.join(state_dir, "figures.lock"), kind="figures.locked", subject="figures", now=now)
-        with lock:
-            replace_file(os.path.join(state_dir, FILE), jsontext.encode(made))
-    except (BlockVaultError, DeviceError):
-        pass  # another process writes the same just now, or nothing can be written: they are found again next time
+    _write(state_dir, made, now)
     return made
+
+
+def sampled(state_dir: str, vaults: Iterable[VaultFacts], now: datetime) -> dict[str, tuple[Sample, ...]]:
+    """The samples of vaults, with one of today of those that were just read; it is kept for the next time."""
+    known = read_figures(state_dir)
+    samples = with_samples(known.samples, vaults, now)
+    if samples != known.samples:
+        _write(state_dir, replace(known, samples=samples), now)
+    return samples
+
+
+def _write(state_dir: str, figures: Figures, now: datetime) -> None:
+    try:
+        with FileLock(os.path.join(state_dir, "figures.lock"), kind="figures.locked", subject="figures", now=now):
+            replace_file(os.path.join(state_dir, FILE), jsontext.encode(figures))
+    except BlockVaultError:
+        pass  # another process writes the same just now, or nothing can be written: they are found again next time
 
 
 def with_samples(
