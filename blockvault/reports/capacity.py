@@ -242,8 +242,8 @@ def churn_of(points: Sequence[PointFacts]) -> float | None:
 def _a_day(points: Sequence[PointFacts], churn: float | None) -> float | None:
     """Median churn, times how many points a day there are."""
     later = [point for point in points if not point.initial][-CHURN_POINTS:]
-    if churn is None or len(later) < 2:
-        return None
+    if churn is None or len(later) < 2 or later[-1].taken - later[0].taken < _DAY:
+        return None  # what was taken within a day says nothing of how often
     gaps = [(after.taken - before.taken) / _DAY for before, after in pairwise(later) if after.taken > before.taken]
     return churn / median(gaps) if gaps else None
 
