@@ -11,7 +11,9 @@ from blockvault.cli.reporting import report_options
 
 if TYPE_CHECKING:
     from blockvault.cli.call import Call
-    from blockvault.reports.capacity import ForecastReport
+    from blockvault.cli.render import Output
+    from blockvault.cli.reporting import Form
+    from blockvault.reports.capacity import CapacityReport, ForecastReport
 
 
 @click.command("forecast")
@@ -25,32 +27,41 @@ def command(call: Call, days: int, form: str, output: str | None) -> int | None:
     rules. What an expired point frees depends on where the guest writes; so there is a least and a most.
     """
     from blockvault.cli.exit_codes import ExitCode
-    from blockvault.cli.reporting import Form, look, written
-    from blockvault.reports.capacity import ForecastVault, capacity_report, forecast_report
+    from blockvault.cli.reporting import look, written
+    from blockvault.reports.capacity import capacity_report, forecast_report
     from blockvault.reports.figures import sampled
 
     world = look(call)
     samples = sampled(world.state_dir, world.vaults, world.now)
     report = forecast_report(world.vaults, samples, world.now, days)
+    capacity = capacity_report(world.vaults, samples, world.now)
     with written(call, form, output) as chosen:
-        match chosen:
-            case Form.JSON:
-                fields = {"now": report.now, "days": report.days, "vaults": report.vaults}
-                call.output.document({"schema": "blockvault.forecast/1", **fields})
-            case Form.CSV:
-                from blockvault.reports.sheet import as_csv
-
-                call.output.results.write(as_csv(ForecastVault, report.vaults))
-            case Form.HTML:
-                from blockvault.reports.page import capacity_page
-
-                call.output.results.write(capacity_page(capacity_report(world.vaults, samples, world.now), report))
-            case Form.TEXT:
-                show(call, report)
+        write(call.output, report, capacity, chosen)
     return ExitCode.FAILED if any(vault.problem for vault in report.vaults) else None
 
 
-def show(call: Call, report: ForecastReport) -> None:
+def write(output: Output, report: ForecastReport, capacity: CapacityReport, chosen: Form) -> None:
+    """The forecast in the form that is asked for; the page is that of `report capacity`."""
+    from blockvault.cli.reporting import Form
+    from blockvault.reports.capacity import ForecastVault
+
+    match chosen:
+        case Form.JSON:
+            fields = {"now": report.now, "days": report.days, "vaults": report.vaults}
+            output.document({"schema": "blockvault.forecast/1", **fields})
+        case Form.CSV:
+            from blockvault.reports.sheet import as_csv
+
+            output.results.write(as_csv(ForecastVault, report.vaults))
+        case Form.HTML:
+            from blockvault.reports.page import capacity_page
+
+            output.results.write(capacity_page(capacity, report))
+        case Form.TEXT:
+            show(output, report)
+
+
+def show(output: Output, report: ForecastReport) -> None:
     """The forecast for people."""
     from blockvault.reports.page import signed
     from blockvault.units import format_size
@@ -69,11 +80,11 @@ def show(call: Call, report: ForecastReport) -> None:
         if vault.unknown:
             named = ", ".join(vault.unknown[:5]) + (", ..." if len(vault.unknown) > 5 else "")
             facts.append(("not reckoned", f"{len(vault.unknown)} without a second point yet: {named}"))
-        call.output.facts(f"vault '{vault.vault}', the next {report.days} days", facts)
+        output.facts(f"vault '{vault.vault}', the next {report.days} days", facts)
         rows = [
             (f"{step.at:%Y-%m-%d}", str(step.points), signed(step.low_bytes), signed(step.high_bytes))
             for step in vault.steps
         ]
-        call.output.line()
-        call.output.table(("day", ">points", ">at least", ">at most"), rows)
-        call.output.line()
+        output.line()
+        output.table(("day", ">points", ">at least", ">at most"), rows)
+        output.line()

@@ -11,7 +11,9 @@ from blockvault.cli.reporting import report_options
 
 if TYPE_CHECKING:
     from blockvault.cli.call import Call
-    from blockvault.reports.capacity import CapacityReport
+    from blockvault.cli.render import Output
+    from blockvault.cli.reporting import Form
+    from blockvault.reports.capacity import CapacityReport, ForecastReport
 
 
 @click.command("capacity")
@@ -24,33 +26,41 @@ def command(call: Call, form: str, output: str | None) -> int | None:
     the daemon, `blockvault metrics` and this report leave behind; until there are some it is what points brought in.
     """
     from blockvault.cli.exit_codes import ExitCode
-    from blockvault.cli.reporting import Form, look, written
-    from blockvault.reports.capacity import CapacityItem, capacity_report, forecast_report
+    from blockvault.cli.reporting import look, written
+    from blockvault.reports.capacity import capacity_report, forecast_report
     from blockvault.reports.figures import sampled
 
     world = look(call)
     samples = sampled(world.state_dir, world.vaults, world.now)
     report = capacity_report(world.vaults, samples, world.now)
+    forecast = forecast_report(world.vaults, samples, world.now) if form == "html" else None
     with written(call, form, output) as chosen:
-        match chosen:
-            case Form.JSON:
-                fields = {"now": report.now, "vaults": report.vaults, "items": report.items}
-                call.output.document({"schema": "blockvault.report-capacity/1", **fields})
-            case Form.CSV:
-                from blockvault.reports.sheet import as_csv
-
-                call.output.results.write(as_csv(CapacityItem, report.items))
-            case Form.HTML:
-                from blockvault.reports.page import capacity_page
-
-                forecast = forecast_report(world.vaults, samples, world.now)
-                call.output.results.write(capacity_page(report, forecast))
-            case Form.TEXT:
-                show(call, report)
+        write(call.output, report, forecast, chosen)
     return None if report.is_good else ExitCode.FAILED
 
 
-def show(call: Call, report: CapacityReport) -> None:
+def write(output: Output, report: CapacityReport, forecast: ForecastReport | None, chosen: Form) -> None:
+    """The report in the form that is asked for; the page has the forecast too."""
+    from blockvault.cli.reporting import Form
+    from blockvault.reports.capacity import CapacityItem
+
+    match chosen:
+        case Form.JSON:
+            fields = {"now": report.now, "vaults": report.vaults, "items": report.items}
+            output.document({"schema": "blockvault.report-capacity/1", **fields})
+        case Form.CSV:
+            from blockvault.reports.sheet import as_csv
+
+            output.results.write(as_csv(CapacityItem, report.items))
+        case Form.HTML:
+            from blockvault.reports.page import capacity_page
+
+            output.results.write(capacity_page(report, forecast))
+        case Form.TEXT:
+            show(output, report)
+
+
+def show(output: Output, report: CapacityReport) -> None:
     """The report for people."""
     from blockvault.units import format_size
 
@@ -74,8 +84,8 @@ def show(call: Call, report: CapacityReport) -> None:
             ("free", f"{format_size(vault.free_bytes)} of {format_size(vault.disk_bytes)}"),
             ("full", full),
         ]
-        call.output.facts(f"vault '{vault.vault}' in {vault.path}", facts)
-        call.output.line()
+        output.facts(f"vault '{vault.vault}' in {vault.path}", facts)
+        output.line()
     if not report.items:
         return
     rows = [
@@ -94,4 +104,4 @@ def show(call: Call, report: CapacityReport) -> None:
     ]
     columns = ("item", "vault", ">disks", ">points", ">snapshots", ">stored", ">ratio", ">churn of a point",
                ">growth a day")  # fmt: skip
-    call.output.table(columns, rows)
+    output.table(columns, rows)

@@ -11,6 +11,8 @@ from blockvault.cli.reporting import report_options
 
 if TYPE_CHECKING:
     from blockvault.cli.call import Call
+    from blockvault.cli.render import Output
+    from blockvault.cli.reporting import Form
     from blockvault.reports.rpo import RpoReport
 
 
@@ -25,47 +27,55 @@ def command(call: Call, form: str, output: str | None) -> int | None:
     code is 20 where an item is outside, or where it cannot be told.
     """
     from blockvault.cli.exit_codes import ExitCode
-    from blockvault.cli.reporting import Form, look, written
-    from blockvault.reports.rpo import RpoRow, RpoState, rpo_report
+    from blockvault.cli.reporting import look, written
+    from blockvault.reports.rpo import rpo_report
 
     world = look(call)
     report = rpo_report(world.vaults, world.now, world.factor, world.began)
     with written(call, form, output) as chosen:
-        match chosen:
-            case Form.JSON:
-                call.output.document(
-                    {
-                        "schema": "blockvault.report-rpo/1",
-                        "now": report.now,
-                        "factor": report.factor,
-                        "good": report.is_good,
-                        "outside": report.count(RpoState.OUTSIDE),
-                        "unknown": report.count(RpoState.UNKNOWN),
-                        "rows": report.rows,
-                        "problems": [{"vault": name, "problem": text} for name, text in report.problems],
-                    }
-                )
-            case Form.CSV:
-                from blockvault.reports.sheet import as_csv
-
-                call.output.results.write(as_csv(RpoRow, report.rows))
-            case Form.HTML:
-                from blockvault.reports.page import rpo_page
-
-                call.output.results.write(rpo_page(report))
-            case Form.TEXT:
-                show(call, report)
+        write(call.output, report, chosen)
     return None if report.is_good else ExitCode.OUTSIDE_RPO
 
 
-def show(call: Call, report: RpoReport) -> None:
+def write(output: Output, report: RpoReport, chosen: Form) -> None:
+    """The report in the form that is asked for."""
+    from blockvault.cli.reporting import Form
+    from blockvault.reports.rpo import RpoRow, RpoState
+
+    match chosen:
+        case Form.JSON:
+            output.document(
+                {
+                    "schema": "blockvault.report-rpo/1",
+                    "now": report.now,
+                    "factor": report.factor,
+                    "good": report.is_good,
+                    "outside": report.count(RpoState.OUTSIDE),
+                    "unknown": report.count(RpoState.UNKNOWN),
+                    "rows": report.rows,
+                    "problems": [{"vault": name, "problem": text} for name, text in report.problems],
+                }
+            )
+        case Form.CSV:
+            from blockvault.reports.sheet import as_csv
+
+            output.results.write(as_csv(RpoRow, report.rows))
+        case Form.HTML:
+            from blockvault.reports.page import rpo_page
+
+            output.results.write(rpo_page(report))
+        case Form.TEXT:
+            show(output, report)
+
+
+def show(output: Output, report: RpoReport) -> None:
     """The report for people."""
     from blockvault.cli.render import moment
     from blockvault.clock import age
     from blockvault.reports.page import span
 
     if not report.rows:
-        call.output.note("no items yet; `blockvault snapshot DISK` registers one")
+        output.note("no items yet; `blockvault snapshot DISK` registers one")
         return
     rows = [
         (
@@ -83,7 +93,7 @@ def show(call: Call, report: RpoReport) -> None:
         for row in report.rows
     ]
     columns = ("item", "vault", "policy", "state", ">point", "taken", ">age", ">target", ">snapshot", ">missed runs")
-    call.output.table(columns, rows)
+    output.table(columns, rows)
     for row in report.rows:
         if row.problem:
-            call.output.note(f"{row.item}: {row.problem}")
+            output.note(f"{row.item}: {row.problem}")

@@ -11,6 +11,8 @@ from blockvault.cli.reporting import report_options
 
 if TYPE_CHECKING:
     from blockvault.cli.call import Call
+    from blockvault.cli.render import Output
+    from blockvault.cli.reporting import Form
     from blockvault.reports.sla import SlaReport, Spread
 
 
@@ -24,10 +26,10 @@ def command(call: Call, since: str, form: str, output: str | None) -> int | None
     Of all vaults of this host, or of the one that --vault names. A moment counts from when the daemon first saw the
     item, and from the last change of its policy; `since` of a row says from when.
     """
-    from blockvault.cli.reporting import Form, look, written
+    from blockvault.cli.reporting import look, written
     from blockvault.clock import since as beginning
     from blockvault.errors import InvalidInputError
-    from blockvault.reports.sla import SlaRow, sla_report
+    from blockvault.reports.sla import sla_report
     from blockvault.store.journal import Journal, jobs_while
 
     world = look(call)
@@ -40,36 +42,44 @@ def command(call: Call, since: str, form: str, output: str | None) -> int | None
     wanted = {vault.vault_id for vault in world.vaults}
     report = sla_report(world.vaults, [job for job in jobs if job.vault_id in wanted], start, world.now, world.began)
     with written(call, form, output) as chosen:
-        match chosen:
-            case Form.JSON:
-                fields = {name: getattr(report, name) for name in report.__dataclass_fields__ if name != "rows"}
-                fields["problems"] = [{"vault": name, "problem": text} for name, text in report.problems]
-                rows = [
-                    {
-                        **{name: getattr(row, name) for name in row.__dataclass_fields__},
-                        "days": [{"day": day, "outcome": outcome} for day, outcome in row.days],
-                    }
-                    for row in report.rows
-                ]
-                document = {"schema": "blockvault.report-sla/1", **fields, "percent": report.percent, "rows": rows}
-                call.output.document(document)
-            case Form.CSV:
-                from blockvault.reports.sheet import as_csv
-
-                call.output.results.write(as_csv(SlaRow, report.rows))
-            case Form.HTML:
-                from blockvault.reports.page import sla_page
-
-                call.output.results.write(sla_page(report))
-            case Form.TEXT:
-                show(call, report)
+        write(call.output, report, chosen)
     return None
+
+
+def write(output: Output, report: SlaReport, chosen: Form) -> None:
+    """The report in the form that is asked for."""
+    from blockvault.cli.reporting import Form
+    from blockvault.reports.sla import SlaRow
+
+    match chosen:
+        case Form.JSON:
+            fields = {name: getattr(report, name) for name in report.__dataclass_fields__ if name != "rows"}
+            fields["problems"] = [{"vault": name, "problem": text} for name, text in report.problems]
+            rows = [
+                {
+                    **{name: getattr(row, name) for name in row.__dataclass_fields__},
+                    "days": [{"day": day, "outcome": outcome} for day, outcome in row.days],
+                }
+                for row in report.rows
+            ]
+            document = {"schema": "blockvault.report-sla/1", **fields, "percent": report.percent, "rows": rows}
+            output.document(document)
+        case Form.CSV:
+            from blockvault.reports.sheet import as_csv
+
+            output.results.write(as_csv(SlaRow, report.rows))
+        case Form.HTML:
+            from blockvault.reports.page import sla_page
+
+            output.results.write(sla_page(report))
+        case Form.TEXT:
+            show(output, report)
 
 
 _LONGEST_JOB_DAYS = 30
 
 
-def show(call: Call, report: SlaReport) -> None:
+def show(output: Output, report: SlaReport) -> None:
     """The report for people."""
     from blockvault.cli.render import moment
     from blockvault.reports.page import seconds, span
@@ -87,11 +97,11 @@ def show(call: Call, report: SlaReport) -> None:
         facts.append(("freeze", f"median {report.freeze_ms.median:.0f} ms, longest {report.freeze_ms.longest:.0f} ms"))
     facts.append(("restores", f"{report.restores}, {report.failed_restores} failed"))
     facts.append(("verifies", f"{report.verifies}, {report.failed_verifies} failed"))
-    call.output.facts(f"{moment(report.since)} to {moment(report.now)}", facts)
+    output.facts(f"{moment(report.since)} to {moment(report.now)}", facts)
     if not report.rows:
-        call.output.note("no item is protected; `blockvault protect ITEM --policy POLICY` begins")
+        output.note("no item is protected; `blockvault protect ITEM --policy POLICY` begins")
         return
-    call.output.line()
+    output.line()
     rows = [
         (
             row.item,
@@ -111,7 +121,7 @@ def show(call: Call, report: SlaReport) -> None:
     ]
     columns = ("item", "vault", "since", ">due", ">made", ">late", ">missed", ">failed", ">warned", ">capture",
                ">transfer", ">longest gap")  # fmt: skip
-    call.output.table(columns, rows)
+    output.table(columns, rows)
 
 
 def _spread(held: Spread) -> str:
