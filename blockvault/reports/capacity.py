@@ -306,8 +306,7 @@ def _forecast(vault: VaultFacts, growth: float | None, now: datetime, days: int)
         course = _course(item, churn or 0.0, now, marks[-1])
         added_points += course.coming
         added += course.coming * (churn or 0.0)
-        for place, mark in enumerate(marks):
-            points, low, high = _held_at(item, course, mark, vault.soft_delete_days, now)
+        for place, (points, low, high) in enumerate(_held(item, course, marks, vault.soft_delete_days)):
             counts[place] += points
             lows[place] += low
             highs[place] += high
@@ -353,20 +352,38 @@ def _course(item: ItemFacts, churn: float, now: datetime, end: datetime) -> _Cou
     return _Course(tuple(sorted(points, key=lambda point: (point.taken, point.ref))), stored, coming, data)
 
 
-def _held_at(
-    item: ItemFacts, course: _Course, mark: datetime, soft_delete_days: int, now: datetime
-) -> tuple[int, float, float]:
-    """Points that are there on a day, and what they and those that are deleted but not freed yet store: low, high."""
-    there = [point for point in course.points if point.taken <= max(mark, now)]
-    kept = _kept(item, there, mark)
-    freed_until = max(now, mark - soft_delete_days * _DAY)
-    # Expired by then, and its days over. What was taken later cannot be deleted for so long.
-    held = _kept(item, [point for point in there if point.taken <= freed_until], freed_until)
-    held |= {point.ref for point in there if point.taken > freed_until}
-    low = high = 0.0
-    between_low = between_high = 0.0
+def _held(
+    item: ItemFacts, course: _Course, marks: Sequence[datetime], soft_delete_days: int
+) -> Iterable[tuple[int, float, float]]:
+    """For each mark the points that are kept, and what they and those deleted but not freed yet store: low, high."""
+    now = marks[0]
+    kept: list[RetentionPoint] = []
+    unfreed: list[RetentionPoint] = []  # not expired by the day before whose end nothing is freed yet
+    before, before_freed = None, None
+    for mark in marks:
+        freed_until = max(now, mark - soft_delete_days * _DAY)
+        # What expired once stays expired: so a day's plan is made of what the one before left, and of what is new.
+        kept = _kept(item, [*kept, *_taken(course, before, mark)], mark)
+        unfreed = _kept(item, [*unfreed, *_taken(course, before_freed, freed_until)], freed_until)
+        before, before_freed = mark, freed_until
+        held = {point.ref for point in unfreed}
+        # What was taken later cannot be deleted for so long.
+        held |= {point.ref for point in _taken(course, freed_until, mark)}
+        yield len(kept), *_stored(course, held, mark)
+
+
+def _taken(course: _Course, after: datetime | None, until: datetime) -> list[RetentionPoint]:
+    """Points that were taken in between; `after` None: from the beginning on."""
+    return [point for point in course.points if (after is None or point.taken > after) and point.taken <= until]
+
+
+def _stored(course: _Course, held: set[PointRef], mark: datetime) -> tuple[float, float]:
+    """What the points that are held store together: low, high."""
+    low = high = between_low = between_high = 0.0
     first = True
-    for point in there:
+    for point in course.points:
+        if point.taken > mark:
+            break
         churn = course.stored[point.ref]
         between_low, between_high = max(between_low, churn), between_high + churn
         if point.ref in held:
@@ -374,15 +391,15 @@ def _held_at(
             high += course.data_bytes if first else min(between_high, course.data_bytes)
             between_low = between_high = 0.0
             first = False
-    return len(kept), low, high
+    return low, high
 
 
-def _kept(item: ItemFacts, points: Sequence[RetentionPoint], now: datetime) -> set[PointRef]:
+def _kept(item: ItemFacts, points: Sequence[RetentionPoint], now: datetime) -> list[RetentionPoint]:
     if item.is_protected and item.policy is not None:
         made = plan(points, item.policy.retention, now)
     else:
         made = keep_all(points, "", now)
-    return {point.ref for point in made.kept}
+    return list(made.kept)
 
 
 def _full_on(free_bytes: int, steps: Sequence[ForecastStep], growth: float | None, now: datetime) -> datetime | None:

@@ -250,7 +250,7 @@ def _sizes(vault: CapacityVault, number: int) -> str:
 
 
 def _forecast(vault: ForecastVault, report: ForecastReport, number: int) -> str:
-    if not vault.steps:
+    if vault.problem or not vault.steps:
         return ""
     lines = [
         Line("at least", "a", tuple((each.at.timestamp(), max(0, each.low_bytes)) for each in vault.steps)),

@@ -38,7 +38,12 @@ class Line:
 def plain(text: str, limit: int = 400) -> str:
     """Text as a page may hold it: escaped, without controls and marks that turn the direction of writing."""
     text = text if len(text) <= limit else text[: limit - 1] + "…"
-    return html.escape("".join(_shown(sign) for sign in text))
+    return html.escape(written_out(text))
+
+
+def written_out(text: str) -> str:
+    r"""Text with what no page or sheet shall obey written out: `\x1b` for an escape."""
+    return text if text.isascii() and text.isprintable() else "".join(map(_shown, text))
 
 
 def _shown(sign: str) -> str:

@@ -15,13 +15,14 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from blockvault.clock import to_text
+from blockvault.reports.pictures import written_out
 from blockvault.reports.sla import Spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _PARTS: dict[str, type[Any]] = {"Spread": Spread}  # what is a dataclass in a row, by its name
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 
 
 def as_csv(kind: type[Any], rows: Iterable[Any]) -> str:
@@ -58,6 +59,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        value = written_out(value)
         return f"'{value}" if value.startswith(_FORMULA) else value
     return value

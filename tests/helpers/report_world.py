@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from blockvault.ids import ItemId, OriginId, VaultId
@@ -29,6 +31,11 @@ HOURLY = Policy("hourly", Schedule.hourly(4), RetentionRules(keep_last=40))
 HOSTILE = '=cmd|"</td><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202egnp.exe\x1b[2J\x00\udcff'
 
 
+def ident(name: str) -> str:
+    """The id of the item of that name."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
 def point(number: int, taken: datetime, **fields: object) -> PointFacts:
     """A point of 10 GiB that stored 64 MiB, unless said otherwise."""
     known: dict[str, object] = {"size_bytes": 10 << 30, "changed_bytes": 128 << 20, "stored_bytes": 64 << 20, **fields}
@@ -44,7 +51,7 @@ def item(
         "protection": Protection.PROTECTED if policy is not None else Protection.NONE,
         **fields,
     }
-    return ItemFacts("site", VAULT_ID, f"id-{name}", name, policy=policy, points=points, **known)  # type: ignore[arg-type]
+    return ItemFacts("site", VAULT_ID, ident(name), name, policy=policy, points=points, **known)  # type: ignore[arg-type]
 
 
 def vault(*items: ItemFacts, **fields: object) -> VaultFacts:
@@ -73,11 +80,11 @@ def backup(
     seconds: int = 60,
 ) -> Job:
     """A job as its phases made it: `ends` is completed, warned, failed, untransferred, open or cancelled."""
-    began = start_of(moment, f"id-{name}", policy.window) + late
+    began = start_of(moment, ident(name), policy.window) + late
     job = phases.backup_job(
         vault="site",
         vault_id=VaultId(VAULT_ID),
-        item_id=ItemId(f"id-{name}"),
+        item_id=ItemId(ident(name)),
         item=name,
         trigger=trigger,
         now=began,
@@ -102,14 +109,12 @@ def backup(
 
 def replace_statistics(job: Job, statistics: PointStatistics) -> Job:
     """The job with figures."""
-    from dataclasses import replace
-
     return replace(job, statistics=statistics)
 
 
 def restored(name: str, at: datetime, *, well: bool = True) -> Job:
     """A restore that has ended."""
-    job = Job("", Operation.RESTORE, Trigger.ON_DEMAND, "site", VaultId(VAULT_ID), ItemId(f"id-{name}"), name, at,
+    job = Job("", Operation.RESTORE, Trigger.ON_DEMAND, "site", VaultId(VAULT_ID), ItemId(ident(name)), name, at,
               (Phase(PhaseName.RUN),))  # fmt: skip
     job = phases.begin(job, PhaseName.RUN, at)
     if well:
