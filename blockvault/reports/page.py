@@ -43,7 +43,9 @@ ul.tiles{display:flex;flex-wrap:wrap;gap:.8rem;list-style:none;padding:0}
 .tiles b{display:block;font-size:1.4rem}
 div.wide{overflow-x:auto}table{border-collapse:collapse}
 th,td{text-align:left;padding:.25rem .8rem .25rem 0;border-bottom:1px solid var(--edge);vertical-align:top}
-th{color:var(--dim);font-weight:600;white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+th{color:var(--dim);font-weight:600;white-space:nowrap}td{max-width:20rem;overflow-wrap:anywhere}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.w{min-width:18rem}
+summary{color:var(--dim);cursor:pointer;margin:.5rem 0}
 .good{color:var(--good)}.late{color:var(--late)}.bad{color:var(--bad);font-weight:600}.dim{color:var(--dim)}
 svg{max-width:100%;height:auto}svg text{fill:var(--dim);font:10px system-ui,sans-serif}g.labels{text-anchor:end}
 path.on-time{fill:var(--good)}path.late{fill:var(--late)}path.failed{fill:var(--bad)}path.running{fill:var(--cool)}
@@ -121,7 +123,7 @@ def _sla_cells(row: SlaRow, first: date) -> list[Cell]:
         (seconds(row.capture_seconds.median), "n"),
         (seconds(row.transfer_seconds.median), "n"),
         (span(row.longest_gap_seconds), "n"),
-        (_in_words(row.days, first), ""),
+        (_in_words(row.days, first), "w"),
     ]
 
 
@@ -165,7 +167,9 @@ def _durations(report: SlaReport) -> str:
         if held.count
     ]
     words = f"<p>{'; '.join(together)}.</p>" if together else ""
-    return f"<h2>How long jobs took</h2>{words}{picture}" + _table("By day", columns, rows, right=columns[1:])
+    return f"<h2>How long jobs took</h2>{words}{picture}" + _folded(
+        "The same as a table, by day", columns, rows, right=columns[1:]
+    )
 
 
 def capacity_page(report: CapacityReport, forecast: ForecastReport | None = None) -> str:
@@ -246,7 +250,9 @@ def _sizes(vault: CapacityVault, number: int) -> str:
         [(_when(each.at)[:10], ""), (format_size(each.stored_bytes), "n"), (format_size(each.free_bytes), "n")]
         for each in samples
     ]
-    return f"<h2>{plain(title)}</h2>{picture}" + _table("By day", ("day", "stored", "free"), rows, ("stored", "free"))
+    return f"<h2>{plain(title)}</h2>{picture}" + _folded(
+        "The same as a table, by day", ("day", "stored", "free"), rows, ("stored", "free")
+    )
 
 
 def _forecast(vault: ForecastVault, report: ForecastReport, number: int) -> str:
@@ -270,7 +276,9 @@ def _forecast(vault: ForecastVault, report: ForecastReport, number: int) -> str:
         for each in vault.steps
     ]
     columns = ("day", "points", "at least", "at most")
-    return f"<h2>{plain(title)}</h2>{picture}" + _table("By day", columns, rows, right=columns[1:])
+    return f"<h2>{plain(title)}</h2>{picture}" + _folded(
+        "The same as a table, by day", columns, rows, right=columns[1:]
+    )
 
 
 # --- what pages are made of ------------------------------------------------------------------------------------------
@@ -297,6 +305,12 @@ def _problems(problems: Iterable[tuple[str, str]]) -> str:
     return f"<h2>Cannot be read</h2>{lines}" if lines else ""
 
 
+def _folded(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[str] = ()) -> str:
+    """The table beside a picture: there for who cannot see that, or wants the figures."""
+    table = _table("", columns, rows, right)
+    return f"<details><summary>{plain(title)}</summary>{table}</details>" if table else ""
+
+
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[str] = ()) -> str:
     """A table; end tags that HTML lets out are left out, which a thousand rows are glad of."""
     if not rows:
@@ -306,10 +320,8 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], r
     for row in rows:
         cells = "".join(f'<td class="{style}">{text}' if style else f"<td>{text}" for text, style in row)
         lines.append(f"<tr>{cells}")
-    return (
-        f'<h2>{plain(title)}</h2><div class="wide"><table><thead><tr>{head}</thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    heading = f"<h2>{plain(title)}</h2>" if title else ""
+    return f'{heading}<div class="wide"><table><thead><tr>{head}</thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def _series(points: Iterable[tuple[date, float | None]]) -> tuple[tuple[float, float], ...]:

@@ -68,7 +68,10 @@ def strip(rows: Sequence[tuple[str, Mapping[date, Outcome]]], last: date, days: 
             if outcome is not None:
                 high = _HIGH[outcome]
                 left, wide = _LEFT + column * _STEP, length * _STEP - (_STEP - _CELL)
-                paths[outcome].append(f"M{left} {top + _CELL - high}h{wide}v{high}h-{wide}z")
+                if outcome is Outcome.MISSED:  # an outline a day, within its cell
+                    paths[outcome] += [f"M{left + 1 + day * _STEP} {top + 1}h8v8h-8z" for day in range(length)]
+                else:
+                    paths[outcome].append(f"M{left} {top + _CELL - high}h{wide}v{high}h-{wide}z")
             column += length
     shapes = "".join(
         f'<path class="{outcome}" d="{"".join(paths[outcome])}"/>' for outcome in Outcome if paths[outcome]
@@ -84,7 +87,7 @@ def strip(rows: Sequence[tuple[str, Mapping[date, Outcome]]], last: date, days: 
         f'<title id="st">What became of each day, by item</title>'
         f'<desc id="sd">{len(rows)} items from {first} to {last}. Full cells: on time. Half cells: late. Outlined: '
         f"missed. Full cells in the colour of warning: failed. The table below says the same.</desc>"
-        f'<g class="labels">{"".join(labels)}</g>{head}{shapes}<path class="parts" d="{parts}"/></svg>'
+        f'<g class="labels">{"".join(labels)}</g>{head}{"".join(shapes.values())}<path class="parts" d="{parts}"/>{missed}</svg>'
     )
 
 
