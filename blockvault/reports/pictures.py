@@ -73,9 +73,8 @@ def strip(rows: Sequence[tuple[str, Mapping[date, Outcome]]], last: date, days: 
                 else:
                     paths[outcome].append(f"M{left} {top + _CELL - high}h{wide}v{high}h-{wide}z")
             column += length
-    shapes = "".join(
-        f'<path class="{outcome}" d="{"".join(paths[outcome])}"/>' for outcome in Outcome if paths[outcome]
-    )
+    shapes = {kind: f'<path class="{kind}" d="{"".join(paths[kind])}"/>' for kind in Outcome if paths[kind]}
+    missed = shapes.pop(Outcome.MISSED, "")
     # What parts the days of one shape again.
     parts = "".join(f"M{_LEFT + day * _STEP - 2} 18v{len(rows) * _ROW + 2}" for day in range(1, days))
     head = "".join(
@@ -87,7 +86,8 @@ def strip(rows: Sequence[tuple[str, Mapping[date, Outcome]]], last: date, days: 
         f'<title id="st">What became of each day, by item</title>'
         f'<desc id="sd">{len(rows)} items from {first} to {last}. Full cells: on time. Half cells: late. Outlined: '
         f"missed. Full cells in the colour of warning: failed. The table below says the same.</desc>"
-        f'<g class="labels">{"".join(labels)}</g>{head}{"".join(shapes.values())}<path class="parts" d="{parts}"/>{missed}</svg>'
+        f'<g class="labels">{"".join(labels)}</g>{head}{"".join(shapes.values())}'
+        f'<path class="parts" d="{parts}"/>{missed}</svg>'
     )
 
 
