@@ -200,7 +200,7 @@ def _vaults(page: _Page, source: Source) -> None:
 
 
 def write_textfile(path: str, text: str) -> None:
-    """Replace the file; node_exporter, another user, may read it. Raises `DeviceError` (`metrics.not-written`)."""
+    """Replace the file; node_exporter, another user, may read it. Raises `DeviceError`."""
     path = os.path.abspath(path)
     made = f"{path}.{os.getpid()}.tmp"  # the collector looks at `*.prom` alone
     try:
