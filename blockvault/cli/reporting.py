@@ -55,11 +55,10 @@ class World:
     now: datetime
     factor: float
     vaults: list[VaultFacts]
-    began: dict[tuple[str, str], datetime]
 
 
 def look(call: Call) -> World:
-    """All vaults of this host, or the one that `--vault` names, and when the daemon first saw their items.
+    """All vaults of this host, or the one that `--vault` names.
 
     Raises:
         NotFoundError: `--vault` names none (`vault.not-found`).
@@ -67,7 +66,6 @@ def look(call: Call) -> World:
     from blockvault.clock import utc_now
     from blockvault.config import default_state_dir, load_settings
     from blockvault.reports.facts import gather, read_vault
-    from blockvault.store.journal import Journal
     from blockvault.vault import Vault
 
     state_dir, now = default_state_dir(), utc_now()
@@ -78,17 +76,10 @@ def look(call: Call) -> World:
         vaults = gather(state_dir, functools.partial(_opened, call), now)
         if not vaults:
             Vault.open(state_dir=state_dir).close()  # it says that there is none, and what to do
-    with Journal(state_dir) as journal:
-        began = {
-            (vault.vault_id, item_id): at
-            for vault in vaults
-            if vault.vault_id
-            for item_id, at in journal.began(vault.vault_id).items()
-        }
     for vault in vaults:
         if vault.problem:
             call.output.message("warning:", f"vault '{vault.name}': {vault.problem}", "yellow")
-    return World(state_dir, now, load_settings().alerts.rpo_factor, vaults, began)
+    return World(state_dir, now, load_settings().alerts.rpo_factor, vaults)
 
 
 def _opened(call: Call, name: str) -> Any:

@@ -181,7 +181,7 @@ class _Running:
     def _tell_problems(self) -> None:
         """Say what the loop noticed, and what cannot be read of the vaults, once each time that it changes."""
         while self._daemon.notes:
-            self._say(self._daemon.notes.pop(0))
+            self._log.event("daemon.noticed", self._daemon.notes.pop(0), Level.WARNING)
         problems = {view.name: view.problem.message for view in self._daemon.views if view.problem is not None}
         for name, text in problems.items():
             if self._told.get(name) != text:

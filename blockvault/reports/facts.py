@@ -54,15 +54,16 @@ class PointFacts:
 class ItemFacts:
     """An item and its points, oldest first.
 
-    `policy` is None where it names none, or where `problem` says why it cannot be read; `policy_changed` is when it
-    became what it is, None where it is only offered.
+    `since` says from when on points of it are taken, or when it was registered. `policy` is None where it names none,
+    or where `problem` says why it cannot be read; `policy_changed` is when it became what it is, None where it is only
+    offered.
     """
 
     vault: str
     vault_id: str
     item_id: str
     item: str
-    registered: datetime
+    since: datetime
     protection: Protection = Protection.NONE
     policy: Policy | None = None
     policy_changed: datetime | None = None
@@ -186,7 +187,7 @@ def _item(vault: Vault, item: Item, points: list[PointFacts]) -> ItemFacts:
         vault_id=str(vault.id),
         item_id=str(item.id),
         item=item.name,
-        registered=item.created,
+        since=item.protected_since or item.created,
         protection=item.protection,
         policy=policy,
         policy_changed=changed,
@@ -208,5 +209,5 @@ def _point(info: PointInfo) -> PointFacts:
         has_snapshot=info.tier is not Tier.VAULT,
         held=info.state.held,
         retain_until=info.kept_until,
-        freeze_ms=getattr(point, "freeze_ms", None),
+        freeze_ms=point.freeze_ms if point is not None else None,
     )

@@ -2,7 +2,7 @@
 
     target   the longest gap between two moments of its schedule, times a factor (`alerts.rpo_factor`)
     age      how long ago the newest point was taken that is in the vault
-    missed   moments of the schedule since then (since the item was registered) for which no point came
+    missed   moments of the schedule since then (since the item is protected) for which no point came
 
 Worked example: a policy `daily 02:00` and a factor of 2 have a target of 48 h. The newest point is of Friday 02:04; on
 Sunday at 02:04 the item is outside, and two runs are missed as soon as Sunday's window is over.
@@ -20,10 +20,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from blockvault.model import Protection
 from blockvault.policy.schedule import Frequency
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from blockvault.policy.schedule import Schedule
     from blockvault.reports.facts import ItemFacts, VaultFacts
@@ -107,32 +108,25 @@ def target_of(schedule: Schedule, factor: float) -> timedelta:
     return interval_of(schedule) * factor
 
 
-def rpo_report(
-    vaults: Iterable[VaultFacts],
-    now: datetime,
-    factor: float,
-    began: Mapping[tuple[str, str], datetime] | None = None,
-) -> RpoReport:
+def rpo_report(vaults: Iterable[VaultFacts], now: datetime, factor: float) -> RpoReport:
     """The report.
 
     Args:
         vaults: what there is.
         now: the moment.
         factor: of the target.
-        began: when the daemon first saw an item, by ids of vault and item: from then on runs of it can be missed.
     """
     rows, problems = [], []
     for vault in vaults:
         if vault.problem:
             problems.append((vault.name, vault.problem))
         for item in vault.items:
-            since = (began or {}).get((item.vault_id, item.item_id), item.registered)
-            rows.append(_row(item, now, factor, since))
+            rows.append(_row(item, now, factor))
     rows.sort(key=lambda row: (_ORDER.index(row.state), row.vault, row.item))
     return RpoReport(now, factor, tuple(rows), tuple(problems))
 
 
-def _row(item: ItemFacts, now: datetime, factor: float, since: datetime) -> RpoRow:
+def _row(item: ItemFacts, now: datetime, factor: float) -> RpoRow:
     points = [point for point in item.in_vault if point.taken <= now + _CLOCKS]
     newest = points[-1] if points else None
     snapshots = [point for point in item.points if point.has_snapshot]
@@ -141,28 +135,26 @@ def _row(item: ItemFacts, now: datetime, factor: float, since: datetime) -> RpoR
         vault=item.vault,
         item=item.item,
         policy=item.policy.name if item.policy is not None else "",
-        state=_state(item, newest.taken if newest else None, target, since, now),
+        state=_state(item, newest.taken if newest else None, target, now),
         point=newest.number if newest else None,
         taken=newest.taken if newest else None,
         age_seconds=(now - newest.taken).total_seconds() if newest else None,
         target_seconds=target.total_seconds() if target is not None and item.is_protected else None,
         snapshot=snapshots[-1].number if snapshots else None,
         snapshot_taken=snapshots[-1].taken if snapshots else None,
-        missed=_missed(item, newest.taken if newest else since, now),
+        missed=_missed(item, newest.taken if newest else item.since, now),
         problem=item.problem,
     )
 
 
-def _state(
-    item: ItemFacts, taken: datetime | None, target: timedelta | None, since: datetime, now: datetime
-) -> RpoState:
+def _state(item: ItemFacts, taken: datetime | None, target: timedelta | None, now: datetime) -> RpoState:
     if item.problem and item.is_protected:
         return RpoState.UNKNOWN
     if not item.is_protected or target is None:
         # An item that is protected and names no policy gets no points: it is not protected.
-        return RpoState.UNPROTECTED if item.protection.value != "stopped" else RpoState.STOPPED
+        return RpoState.UNPROTECTED if item.protection is not Protection.STOPPED else RpoState.STOPPED
     if taken is None:
-        return RpoState.NOT_YET if now - since <= target else RpoState.OUTSIDE
+        return RpoState.NOT_YET if now - item.since <= target else RpoState.OUTSIDE
     return RpoState.INSIDE if now - taken <= target else RpoState.OUTSIDE
 
 

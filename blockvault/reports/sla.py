@@ -13,7 +13,7 @@ another host's work), a point that was taken between the moment and the next one
 
 Invariants:
 - Each moment is counted once: on-time + late + failed + missed = due.
-- An item is judged from when the daemon first saw it, or it was registered, and by the policy as it is now: moments
+- An item is judged from since when it is protected without a break, and by the policy as it is now: moments
   before its last change are left out rather than judged by a schedule that was not theirs. A row's `since` says from
   when.
 """
@@ -34,7 +34,7 @@ from blockvault.model.job import Job, JobState, Operation, PhaseName, PhaseState
 from blockvault.model.totals import seconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from blockvault.reports.facts import ItemFacts, VaultFacts
 
@@ -133,7 +133,6 @@ def sla_report(
     jobs: Iterable[Job],
     since: datetime,
     now: datetime,
-    began: Mapping[tuple[str, str], datetime] | None = None,
 ) -> SlaReport:
     """The report.
 
@@ -142,7 +141,6 @@ def sla_report(
         jobs: of the journal, in any order; what ended before `since` is passed over.
         since: the beginning of the period.
         now: its end.
-        began: when the daemon first saw an item, by ids of vault and item.
     """
     by_item: dict[tuple[str, str], list[Job]] = defaultdict(list)
     others: Counter[tuple[Operation, bool]] = Counter()
@@ -156,8 +154,7 @@ def sla_report(
     for vault in vaults:
         for item in vault.items:
             if item.is_protected and item.policy is not None:
-                key = (item.vault_id, item.item_id)
-                rows.append(_row(item, by_item[key], since, now, (began or {}).get(key)))
+                rows.append(_row(item, by_item[item.vault_id, item.item_id], since, now))
     for found in by_item.values():
         measured += found
     rows.sort(key=lambda row: (100.0 if row.percent is None else row.percent, row.vault, row.item))
@@ -192,9 +189,9 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(len(ordered), median(ordered), ordered[math.ceil(0.95 * len(ordered)) - 1], ordered[-1])
 
 
-def _row(item: ItemFacts, jobs: Sequence[Job], since: datetime, now: datetime, began: datetime | None) -> SlaRow:
+def _row(item: ItemFacts, jobs: Sequence[Job], since: datetime, now: datetime) -> SlaRow:
     assert item.policy is not None
-    start = max(since, began or item.registered, item.policy_changed or since)
+    start = max(since, item.since, item.policy_changed or since)
     outcomes = list(outcomes_of(item, jobs, start, now))
     count = Counter(outcome for _, outcome in outcomes)
     backups = [job for job in jobs if job.operation is Operation.BACKUP and not job.is_open]

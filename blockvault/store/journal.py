@@ -95,7 +95,7 @@ class Journal:
     def __init__(self, state_dir: str) -> None:
         self._environment = Environment(
             os.path.join(state_dir, "jobs"),
-            (b"jobs", b"open", b"handled", b"logs", b"began", b"totals", b"successes"),
+            (b"jobs", b"open", b"handled", b"logs", b"totals", b"successes"),
             noun="the journal of jobs",
             kind="journal.failed",
             map_bytes=MAP_BYTES_START,
@@ -105,7 +105,6 @@ class Journal:
             self._open_jobs,
             self._handled,
             self._logs,
-            self._began,
             self._totals,
             self._successes,
         ) = self._environment.databases
@@ -296,14 +295,11 @@ class Journal:
 
     def handled(self, vault_id: str) -> dict[str, datetime]:
         """The newest handled moment of each item of a vault, by the item's id."""
-        return self._moments(self._handled, vault_id)
-
-    def _moments(self, table: Any, vault_id: str) -> dict[str, datetime]:
         prefix = f"{vault_id}/".encode()
 
         def work(txn: Any) -> dict[str, datetime]:
             found = {}
-            with txn.cursor(db=table) as cursor:
+            with txn.cursor(db=self._handled) as cursor:
                 going = cursor.set_range(prefix)
                 while going and cursor.key().startswith(prefix):
                     item = bytes(cursor.key())[len(prefix) :].decode()
@@ -320,13 +316,8 @@ class Journal:
             for each in moments:
                 key = _handled_key(each.vault_id, each.item_id)
                 txn.put(key, to_text(each.moment).encode(), db=self._handled)
-                txn.put(key, to_text(each.moment).encode(), db=self._began, overwrite=False)
 
         self._environment.run(work, write=True)
-
-    def began(self, vault_id: str) -> dict[str, datetime]:
-        """When the schedule of each item of a vault was first looked at on this host, by the item's id."""
-        return self._moments(self._began, vault_id)
 
     # --- totals ------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def item(
 ) -> ItemFacts:
     """A protected item that was registered long ago."""
     known: dict[str, object] = {
-        "registered": NOW - 400 * DAY,
+        "since": NOW - 400 * DAY,
         "protection": Protection.PROTECTED if policy is not None else Protection.NONE,
         **fields,
     }
@@ -146,7 +146,7 @@ def world(count: int = 4, days: int = 30, seed: int = 7) -> tuple[list[VaultFact
                 assert taken is not None
                 points.append(point(number, taken, stored_bytes=stored, initial=first, has_snapshot=back < 2))
         items.append(item(name, points=tuple(points)))
-    items.append(item("new", points=(), registered=NOW - timedelta(hours=3)))
+    items.append(item("new", points=(), since=NOW - timedelta(hours=3)))
     items.append(item("by-hand", None, points=(point(900, NOW - 90 * DAY, initial=True),)))
     jobs += [restored(names[0], NOW - 3 * DAY), restored(names[0], NOW - 2 * DAY, well=False)]
     samples = [

@@ -31,7 +31,7 @@ def command(call: Call, form: str, output: str | None) -> int | None:
     from blockvault.reports.rpo import rpo_report
 
     world = look(call)
-    report = rpo_report(world.vaults, world.now, world.factor, world.began)
+    report = rpo_report(world.vaults, world.now, world.factor)
     with written(call, form, output) as chosen:
         write(call.output, report, chosen)
     return None if report.is_good else ExitCode.OUTSIDE_RPO

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def command(call: Call, since: str, form: str, output: str | None) -> int | None:
     """Show which scheduled points were made: on time, late, missed, failed.
 
-    Of all vaults of this host, or of the one that --vault names. A moment counts from when the daemon first saw the
-    item, and from the last change of its policy; `since` of a row says from when.
+    Of all vaults of this host, or of the one that --vault names. A moment counts from since when the item is
+    protected, and from the last change of its policy; `since` of a row says from when.
     """
     from blockvault.cli.reporting import look, written
     from blockvault.clock import since as beginning
@@ -40,7 +40,7 @@ def command(call: Call, since: str, form: str, output: str | None) -> int | None
         # A job that ended in the period may have been made before it: transfers take days at most.
         jobs = list(jobs_while(journal, lambda job: (start - job.created).days < _LONGEST_JOB_DAYS))
     wanted = {vault.vault_id for vault in world.vaults}
-    report = sla_report(world.vaults, [job for job in jobs if job.vault_id in wanted], start, world.now, world.began)
+    report = sla_report(world.vaults, [job for job in jobs if job.vault_id in wanted], start, world.now)
     with written(call, form, output) as chosen:
         write(call.output, report, chosen)
     return None
