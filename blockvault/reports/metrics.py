@@ -218,7 +218,7 @@ def write_textfile(path: str, text: str) -> None:
 
 
 def _escaped(text: str) -> str:
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 

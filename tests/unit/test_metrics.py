@@ -108,7 +108,7 @@ def test_labels_are_escaped_whatever_items_are_called() -> None:
     found = parsed(text)
     assert not any(name == "fake_total" for name, _ in found)
     (name,) = {dict(labels)["item"] for name, labels in found if name == "blockvault_item_rpo_seconds"}
-    assert name == HOSTILE.replace("\udcff", "\\xff") + '\n"} 1\nfake_total 5'
+    assert name == HOSTILE.replace("\udcff", "\\udcff") + '\n"} 1\nfake_total 5'
     assert {dict(labels).get("vault") for _, labels in found} == {'a"b\\c', None}
     text.encode()
 
