@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -362,3 +363,13 @@ def test_what_the_process_ends_with_is_told(tmp_path: Path) -> None:
             kept.look(journal, [], NOW + LATEST)
         kept.look(journal, [], NOW + LATEST)
         kept.close()
+
+
+def test_the_documents_name_every_metric() -> None:
+    text = (Path(__file__).parent.parent.parent / "docs" / "telling.md").read_text()
+    known = source()
+    figures = replace(known.figures, vaults=tuple(replace(v, newest_verified=NOW) for v in known.figures.vaults))
+    families = text_string_to_metric_families(exposition(replace(known, figures=figures), NOW, "1"))
+    for name in {family.name for family in families} - {"blockvault_alerts_open"}:  # told with the alerts
+        short = re.sub(r"blockvault(_vault)?_(changed|sent|stored|logical|free)_.*", r"_\2_", name)
+        assert f"`{name}" in text or f"`{short}`" in text, name
