@@ -1,4 +1,4 @@
-"""From `kill -9` of the daemon to its job at work again: `python -m benchmarks.daemon_restart [--times 5]`.
+"""From `kill -9` of the daemon to its job at work again: `python -m benchmarks.daemon_restart [--times 4]`.
 
 The real daemon with a transfer that takes minutes, killed in the middle of it; the next one is started at once, as
 systemd does after `RestartSec`, and the clock runs until the same job's transfer runs again, as the daemon itself says
@@ -60,8 +60,8 @@ def wait_until(holds: object, seconds: float = 120) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--mebibytes", type=int, default=3072)
+    parser.add_argument("--times", type=int, default=4, help="a job that is interrupted five times fails")
+    parser.add_argument("--mebibytes", type=int, default=2048)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="blockvault-restart-") as top:
         state = os.path.join(top, "state")
