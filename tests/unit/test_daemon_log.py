@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from helpers.report_world import HOSTILE
@@ -64,3 +67,13 @@ def test_a_reader_that_has_gone_ends_nothing() -> None:
     except BrokenPipeError:
         pass
     log.event("x", "y")
+
+
+def test_a_worker_writes_into_the_same_log(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "blockvault.daemon.worker", str(tmp_path), "j-00000000", "transfer"]
+    env = {**os.environ, "BLOCKVAULT_DAEMON_LOG_FORMAT": "json"}
+    ended = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert json.loads(line)["event"] == "worker.failed"
+    assert json.loads(line)["job"] == "j-00000000"

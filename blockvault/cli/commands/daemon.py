@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -43,6 +44,8 @@ def command(call: Call, once: bool, log_format: str | None) -> int | None:
         verify=configured.verify_budget > 0,
         history_days=configured.history_days,
     )
+    if log_format is not None:
+        os.environ["BLOCKVAULT_DAEMON_LOG_FORMAT"] = log_format  # its workers write into the same log
     log = DaemonLog(LogForm(log_format or configured.log_format), quiet=call.output.quiet)
     looks = [MetricsFile(configured.metrics_textfile, state_dir)] if configured.metrics_textfile else []
     work = run.once if once else run.serve
