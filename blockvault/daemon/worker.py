@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from blockvault.clock import utc_now
 from blockvault.config import load_settings
 from blockvault.credentials import secret_from_environment
+from blockvault.daemon.log import DaemonLog, Level, LogForm
 from blockvault.daemon.workers import IoPriority, die_with_parent, set_io_priority
 from blockvault.errors import BlockVaultError
 from blockvault.jobs.watch import JobMonitor, Rate
@@ -53,7 +54,8 @@ def main(arguments: list[str]) -> int:
         try:
             Worker(journal, state_dir, open_vault, utc_now, settings).run(job_id, PhaseName(phase), monitor)
         except BlockVaultError as error:
-            sys.stderr.write(f"job {job_id}: {error.message}\n")
+            log = DaemonLog(LogForm(configured.log_format))
+            log.event("worker.failed", f"job {job_id}: {error.message}", Level.ERROR, job=job_id)
             return 1
     return 0
 
