@@ -31,7 +31,7 @@ from blockvault.store.locks import FileLock
 from blockvault.vault import Vault
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
     from types import FrameType
 
@@ -75,6 +75,11 @@ def once(state_dir: str, settings: LoopSettings, log: DaemonLog, looks: Sequence
     return 0
 
 
+def opener(state_dir: str) -> Callable[[str], Vault]:
+    """What opens a vault by its name, with the secret that the environment has for it."""
+    return lambda name: Vault.open(name, state_dir=state_dir, secret=secret_from_environment(None, name))
+
+
 class _Running:
     def __init__(self, state_dir: str, settings: LoopSettings, log: DaemonLog, looks: Sequence[Look]) -> None:
         self._state_dir = os.path.abspath(state_dir)
@@ -110,7 +115,7 @@ class _Running:
             self._stack.callback(self._workers.stop)
             control = self._control = Control(self._state_dir, self._answer)
             self._stack.callback(control.close)
-            vaults = Vaults(self._state_dir, self._open)
+            vaults = Vaults(self._state_dir, opener(self._state_dir))
             self._daemon = Daemon(self._journal, vaults, self._workers, utc_now, self._settings)
             for look in self._looks:
                 self._stack.callback(look.close)
@@ -119,9 +124,6 @@ class _Running:
 
     def __exit__(self, *_exception: object) -> None:
         self._stack.close()
-
-    def _open(self, name: str) -> Vault:
-        return Vault.open(name, state_dir=self._state_dir, secret=secret_from_environment(None, name))
 
     def _catch_signals(self) -> None:
         def stop(_number: int, _frame: FrameType | None) -> None:

@@ -25,9 +25,11 @@ from blockvault.store.journal import Journal
 from blockvault.vault import Vault
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from blockvault.config.settings import DaemonSettings
+    from blockvault.ids import ItemId
 
 
 def main(arguments: list[str]) -> int:
@@ -42,6 +44,7 @@ def main(arguments: list[str]) -> int:
         rate=Rate(lambda now: _share(configured, now), utc_now) if configured.bandwidth else None,
         retry_first=timedelta(seconds=configured.retry_first),
         retry_limit=timedelta(seconds=configured.retry_limit),
+        held=_held,
     )
 
     def open_vault(job: Job) -> Vault:
@@ -58,6 +61,14 @@ def main(arguments: list[str]) -> int:
             log.event("worker.failed", f"job {job_id}: {error.message}", Level.ERROR, job=job_id)
             return 1
     return 0
+
+
+def _held(vault: Vault, now: datetime) -> Mapping[ItemId, str]:
+    """Items whose newest points look as if their files were being encrypted: nothing of them expires."""
+    from blockvault.reports.alerts import held_by_alerts
+    from blockvault.reports.notify import load_channels
+
+    return held_by_alerts(vault, now, load_channels(vault.state_dir))
 
 
 def _share(configured: DaemonSettings, now: datetime) -> int | None:

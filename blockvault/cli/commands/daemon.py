@@ -34,6 +34,7 @@ def command(call: Call, once: bool, log_format: str | None) -> int | None:
     from blockvault.engine.policies import machine_zone
     from blockvault.jobs.planning import Budgets
     from blockvault.reports.metrics_file import MetricsFile
+    from blockvault.reports.telling import Telling
 
     settings = load_settings()
     configured, state_dir = settings.daemon, settings.general.state_dir
@@ -47,6 +48,10 @@ def command(call: Call, once: bool, log_format: str | None) -> int | None:
     if log_format is not None:
         os.environ["BLOCKVAULT_DAEMON_LOG_FORMAT"] = log_format  # its workers write into the same log
     log = DaemonLog(LogForm(log_format or configured.log_format), quiet=call.output.quiet)
-    looks = [MetricsFile(configured.metrics_textfile, state_dir)] if configured.metrics_textfile else []
+    looks: list[run.Look] = [
+        Telling(state_dir, run.opener(state_dir), settings.alerts, lambda text: log.event("telling", text), once=once)
+    ]
+    if configured.metrics_textfile:
+        looks.append(MetricsFile(configured.metrics_textfile, state_dir))
     work = run.once if once else run.serve
     return work(state_dir, loop, log, looks)
