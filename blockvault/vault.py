@@ -1012,7 +1012,14 @@ class Vault:
         """
         return Expirer(self._session, monitor or Monitor()).execute(plan, confirmed=confirmed)
 
-    @audited("restore.force", "point", "disk", "output", when=lambda given: given["force"] and not given["dry_run"])
+    @audited(
+        "restore.force",
+        "point",
+        "disk",
+        "output",
+        when=lambda given: given["force"] and not given["dry_run"],
+        is_rescue=True,
+    )
     def restore(
         self,
         point: str,
@@ -1082,7 +1089,14 @@ class Vault:
             self.point(info.id)  # it may have ended before the lease was taken
             return restorer.run(request)
 
-    @audited("restore.in-place", "disk", "undo", told=_point_told, when=lambda given: not given["dry_run"])
+    @audited(
+        "restore.in-place",
+        "disk",
+        "undo",
+        told=_point_told,
+        when=lambda given: not given["dry_run"],
+        is_rescue=True,
+    )
     def restore_in_place(
         self,
         point: str,

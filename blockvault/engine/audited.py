@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar
 
-from blockvault.errors import DeviceError
+from blockvault.errors import BlockVaultError
 from blockvault.store.audit_log import AuditLog
 
 P = ParamSpec("P")
@@ -30,6 +30,7 @@ def audited(
     told: Callable[[Arguments], Arguments] | None = None,
     when: Callable[[Arguments], bool] | None = None,
     frees_space: bool = False,
+    is_rescue: bool = False,
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Have a method's calls noted.
 
@@ -39,6 +40,7 @@ def audited(
         told: further details, from all arguments by name.
         when: whether a call is an act at all; one that only looks is not.
         frees_space: it is done also where a full disk leaves no room for the log: it is what makes room again.
+        is_rescue: it is done whatever is wrong with the log: nobody who needs a restore is sent away for that.
     """
 
     def decorate(method: Callable[P, T]) -> Callable[P, T]:
@@ -58,9 +60,12 @@ def audited(
             with ExitStack() as stack:
                 try:
                     stack.enter_context(acting)
-                except DeviceError as error:
-                    if not frees_space or error.kind != "store.no-space":
+                except BlockVaultError as error:
+                    if not is_rescue and not (frees_space and error.kind == "store.no-space"):
                         raise
+                    monitor = arguments.get("monitor")
+                    if monitor is not None:
+                        monitor.note(f"the audit log lacks this: {error.message}")
                 return method(*args, **kwargs)
 
         run.audited_as = act  # type: ignore[attr-defined]
