@@ -91,7 +91,7 @@ class _Running:
         self._stack = contextlib.ExitStack()
         self._told: dict[str, str] = {}
         self._failed: dict[int, str] = {}  # what was told of each look that fails
-        self._at_work: dict[tuple[str, PhaseName], Job] = {}
+        self._at_work: dict[tuple[str, PhaseName], Job | None] = {}  # None: its end has been told
         self._control: Control | None = None
 
     def __enter__(self) -> Self:
@@ -196,8 +196,15 @@ class _Running:
         """Say which phases were begun and which have ended since the last tick."""
         running = self._workers.running()
         for key in self._at_work.keys() - running:
-            self._tell_ended(self._at_work.pop(key), key[1])
+            job = self._at_work.pop(key)
+            if job is not None:
+                self._tell_ended(job, key[1])
         for key in running - self._at_work.keys():
+            for earlier, job in self._at_work.items():
+                # Its process may be there still for a moment; what comes after it was begun, so it has ended.
+                if job is not None and earlier[0] == key[0]:
+                    self._tell_ended(job, earlier[1])
+                    self._at_work[earlier] = None
             job = self._at_work[key] = self._journal.get(key[0])
             text = f"{key[1]} of {job.operation} {job.id} of {job.item or job.vault} begins"
             self._log.event("phase.started", text, job=job.id, item=job.item, vault=job.vault)

@@ -123,6 +123,7 @@ def test_metrics_say_what_was_done(protected: Program, disk: Path) -> None:
     text = target.read_text()
     labels = {"vault": "default", "operation": "backup", "status": "completed"}
     assert metric(text, "blockvault_jobs_total", **labels) == 2
+    assert metric(text, "blockvault_alerts_open", severity="critical") == 0
     assert metric(text, "blockvault_item_recovery_points", item="disk", tier="vault") == 2
     protected.run("snapshot", disk, code=0)
     protected.run("verify", "--all", code=0)

@@ -7,13 +7,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from helpers.report_world import HOSTILE
+from helpers.report_world import HOSTILE, backup
 
 from blockvault.daemon.log import DaemonLog, Level, LogForm
+from blockvault.daemon.loop import LoopSettings
+from blockvault.daemon.run import _Running
+from blockvault.model.job import PhaseName
+from blockvault.store.journal import Journal
 
 NOW = datetime(2026, 11, 20, 2, 0, 4, tzinfo=UTC)
 NASTY = HOSTILE + '\nerror: a second line\r\u2028{"level": "error"}'
@@ -77,3 +83,34 @@ def test_a_worker_writes_into_the_same_log(tmp_path: Path) -> None:
     (line,) = ended.stderr.splitlines()
     assert json.loads(line)["event"] == "worker.failed"
     assert json.loads(line)["job"] == "j-00000000"
+
+
+def test_a_phase_ends_before_the_next_of_its_job_begins_whatever_its_process_does(tmp_path: Path) -> None:
+    """The transfer may be begun while the capture's process is there for another moment."""
+    capture, transfer = PhaseName.CAPTURE, PhaseName.TRANSFER
+    stream = io.StringIO()
+    with Journal(str(tmp_path)) as journal:
+        running = _Running(str(tmp_path), LoopSettings(), DaemonLog(LogForm.JSON, stream), ())
+        running._journal = journal
+        made = journal.add(backup("web01", NOW, ends="open"))
+        assert made is not None
+        for at_work, job in (
+            ({capture}, None),
+            ({capture, transfer}, backup("web01", NOW, ends="completed")),
+            ({transfer}, None),
+            (set(), None),
+        ):
+            if job is not None:
+                ended = replace(job, id=made.id)
+                journal.change(made.id, lambda _job, _others, ended=ended: ended)
+            keys = {(made.id, name) for name in at_work}
+            running._workers = SimpleNamespace(running=lambda keys=keys: keys)  # type: ignore[assignment]
+            running._tell_work()
+    told = [(line["event"], line["message"].split()[0]) for line in map(json.loads, stream.getvalue().splitlines())]
+    started = [each for each in told if each[0] != "job.ended"]
+    assert started == [
+        ("phase.started", "capture"),
+        ("phase.ended", "capture"),
+        ("phase.started", "transfer"),
+        ("phase.ended", "transfer"),
+    ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("forecast")
 @click.option("--days", type=click.IntRange(1, 730), default=90, show_default=True, help="How far ahead.")
 @report_options
-@leaf()
+@leaf(otherwise="all of this host")
 def command(call: Call, days: int, form: str, output: str | None) -> int | None:
     """Show what policies will add to vaults and free in the coming days.
 

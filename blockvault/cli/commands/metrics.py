@@ -21,9 +21,13 @@ def command(call: Call, textfile: str | None) -> int | None:
     What jobs did comes from the journal of this host and is as new as that. A vault is looked at once an hour at most,
     and its figures are kept in between.
     """
+    from collections import Counter
+
     from blockvault import __version__
+    from blockvault.cli.alerts import known_alerts
     from blockvault.clock import utc_now
     from blockvault.config import default_state_dir, load_settings
+    from blockvault.model.alert import AlertState
     from blockvault.reports.figures import look
     from blockvault.reports.metrics import Source, exposition, write_textfile
     from blockvault.store.journal import Journal
@@ -35,8 +39,9 @@ def command(call: Call, textfile: str | None) -> int | None:
         return Vault.open(name, state_dir=state_dir, secret=call.secret(name))
 
     figures = look(state_dir, opened, now, load_settings().alerts.rpo_factor)
+    alerts = Counter(alert.finding.severity.value for alert in known_alerts() if alert.state is AlertState.OPEN)
     with Journal(state_dir) as journal:
-        source = Source(figures, journal.totals(), journal.successes(), journal.open_jobs())
+        source = Source(figures, journal.totals(), journal.successes(), journal.open_jobs(), alerts)
     text = exposition(source, now, __version__)
     for vault in figures.vaults:
         if vault.problem:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("capacity")
 @report_options
-@leaf()
+@leaf(otherwise="all of this host")
 def command(call: Call, form: str, output: str | None) -> int | None:
     """Show what vaults hold, how fast they grow and when their disks are full.
 

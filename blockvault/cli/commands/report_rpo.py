@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("rpo")
 @report_options
-@leaf()
+@leaf(otherwise="all of this host")
 def command(call: Call, form: str, output: str | None) -> int | None:
     """Show how old the newest point of each item is, against what its policy allows.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("sla")
 @click.option("--since", default="30d", show_default=True, metavar="30d|DATE", help="From when on.")
 @report_options
-@leaf()
+@leaf(otherwise="all of this host")
 def command(call: Call, since: str, form: str, output: str | None) -> int | None:
     """Show which scheduled points were made: on time, late, missed, failed.
 
