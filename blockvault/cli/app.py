@@ -39,6 +39,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("", "See who deleted or changed what."),
     "vault": ("", "Make vaults and look at them."),
     "usage": ("usage", "Show where the space goes."),
+    "report": (
+        "",
+        "Show whether items are inside their RPO, what was made of the schedule, and the room that is left.",
+    ),
+    "forecast": ("forecast", "Show what policies will add to vaults and free in the coming days."),
+    "metrics": ("metrics", "Print metrics as Prometheus reads them."),
     "config": ("", "Look at the configuration and check it."),
     "demo": ("demo", "Try everything on a small disk image made of this machine's files."),
     "bench": ("bench", "Measure this machine."),
@@ -81,6 +87,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "wait": ("job_wait", "Wait until a job has ended."),
         "cancel": ("job_cancel", "Cancel a job that waits or runs."),
         "logs": ("job_logs", "Print the log of a job."),
+    },
+    "report": {
+        "rpo": ("report_rpo", "Show how old the newest point of each item is, against what its policy allows."),
+        "sla": ("report_sla", "Show which scheduled points were made: on time, late, missed, failed."),
+        "capacity": ("report_capacity", "Show what vaults hold, how fast they grow and when their disks are full."),
     },
     "service": {
         "install": ("service_install", "Write the units that run the daemon, or a timer."),

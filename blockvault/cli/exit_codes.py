@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 13
     NO_SPACE = 14
     SOURCE = 15  # the disk image is unreadable, in use or changed
+    OUTSIDE_RPO = 20
     INTERRUPTED = 130
     TERMINATED = 143
 

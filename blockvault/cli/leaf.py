@@ -11,8 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def leaf(*, vault: bool = True) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
-    """Give a command the common options; `vault` False hides those of the vault where none is opened."""
+_DEFAULT = "$BLOCKVAULT_VAULT, else as configured, else 'default'"
+
+
+def leaf(*, vault: bool = True, otherwise: str = "") -> Callable[[Callable[..., int | None]], Callable[..., int]]:
+    """Give a command the common options.
+
+    Args:
+        vault: False hides those of the vault, where none is opened.
+        otherwise: what is meant where `--vault` is not given, if that is not the default vault.
+    """
 
     def decorate(function: Callable[..., int | None]) -> Callable[..., int]:
         @functools.wraps(function)
@@ -35,21 +43,21 @@ def leaf(*, vault: bool = True) -> Callable[[Callable[..., int | None]], Callabl
                 call = Call(output, vault_option=vault_option, key_file=key_file, color=color)
                 return call.run(lambda: function(call, **arguments))
 
-        for option in reversed(_common(vault)):
+        for option in reversed(_common(vault, otherwise)):
             run = option(run)
         return run
 
     return decorate
 
 
-def _common(vault: bool) -> list[Callable[..., Any]]:
+def _common(vault: bool, otherwise: str) -> list[Callable[..., Any]]:
     return [
         click.option(
             "--vault",
             "vault_option",
             metavar="NAME|FOLDER",
             hidden=not vault,
-            help="The vault; else $BLOCKVAULT_VAULT, else as configured, else 'default'.",
+            help=f"The vault; else {otherwise or _DEFAULT}.",
         ),
         click.option(
             "--key-file", metavar="FILE", hidden=not vault, help="Open an encrypted vault with this key file."

@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from blockvault.errors import InvalidInputError
 from blockvault.store.local import device_error, replace_file
 
 if TYPE_CHECKING:
@@ -215,12 +216,22 @@ def _systemctl(system: bool, *words: str) -> bool:
 
 
 def _line(words: Sequence[str]) -> str:
-    return " ".join(_quoted(word) for word in words)
+    """A command as systemd reads it. Of a program's name it takes neither quotes nor `$`: `env` stands in front."""
+    if any(sign in words[0] for sign in "\"'\\$"):
+        if "=" in words[0]:
+            raise InvalidInputError(
+                "service.bad-program",
+                f"systemd cannot start {words[0]}",
+                why="its path has quotes, backslashes or dollar signs, and an equals sign",
+                do="install BlockVault in another folder",
+            )
+        words = ["/usr/bin/env", *words]
+    return " ".join([_quoted(words[0]), *(_quoted(word).replace("$", "$$") for word in words[1:])])
 
 
 def _quoted(word: str) -> str:
-    """A word of a command line as systemd reads it: quotes, backslashes, `%` and `$` are its own signs."""
-    word = word.replace("%", "%%").replace("$", "$$") if "=" not in word else word.replace("%", "%%")
+    """A word as systemd reads it: quotes, backslashes and `%` are its own signs; `$` is one in a command alone."""
+    word = word.replace("%", "%%")
     if any(sign in word for sign in " \t\"'\\;"):
         return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return word

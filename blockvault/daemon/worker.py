@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from blockvault.clock import utc_now
 from blockvault.config import load_settings
 from blockvault.credentials import secret_from_environment
+from blockvault.daemon.log import DaemonLog, Level, LogForm
 from blockvault.daemon.workers import IoPriority, die_with_parent, set_io_priority
 from blockvault.errors import BlockVaultError
 from blockvault.jobs.watch import JobMonitor, Rate
@@ -24,9 +25,11 @@ from blockvault.store.journal import Journal
 from blockvault.vault import Vault
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from blockvault.config.settings import DaemonSettings
+    from blockvault.ids import ItemId
 
 
 def main(arguments: list[str]) -> int:
@@ -41,6 +44,7 @@ def main(arguments: list[str]) -> int:
         rate=Rate(lambda now: _share(configured, now), utc_now) if configured.bandwidth else None,
         retry_first=timedelta(seconds=configured.retry_first),
         retry_limit=timedelta(seconds=configured.retry_limit),
+        held=_held,
     )
 
     def open_vault(job: Job) -> Vault:
@@ -53,9 +57,18 @@ def main(arguments: list[str]) -> int:
         try:
             Worker(journal, state_dir, open_vault, utc_now, settings).run(job_id, PhaseName(phase), monitor)
         except BlockVaultError as error:
-            sys.stderr.write(f"job {job_id}: {error.message}\n")
+            log = DaemonLog(LogForm(configured.log_format))
+            log.event("worker.failed", f"job {job_id}: {error.message}", Level.ERROR, job=job_id)
             return 1
     return 0
+
+
+def _held(vault: Vault, now: datetime) -> Mapping[ItemId, str]:
+    """Items whose newest points look as if their files were being encrypted: nothing of them expires."""
+    from blockvault.reports.alerts import held_by_alerts
+    from blockvault.reports.notify import load_channels
+
+    return held_by_alerts(vault, now, load_channels(vault.state_dir))
 
 
 def _share(configured: DaemonSettings, now: datetime) -> int | None:

@@ -41,10 +41,11 @@ from blockvault.model.job import FOREGROUND, Job, Operation, PhaseName, PhaseSta
 from blockvault.store.journal import LogLine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from blockvault.ids import ItemId
     from blockvault.jobs.watch import Rate
     from blockvault.model import PointInfo, PointStatistics, SnapshotResult
     from blockvault.monitor import Monitor
@@ -69,12 +70,14 @@ class WorkSettings:
         rate: how fast bytes may go to the vault.
         retry_first: how long a phase that failed by what can pass waits for its second try; then twice as long each.
         retry_limit: how long it waits at most.
+        held: items of a vault of which nothing may expire, by their ids, and why.
     """
 
     verify_budget: timedelta = timedelta(minutes=30)
     rate: Rate | None = None
     retry_first: timedelta = phases.RETRY_FIRST
     retry_limit: timedelta = phases.RETRY_LIMIT
+    held: Callable[[Vault, datetime], Mapping[ItemId, str]] = lambda _vault, _now: {}
 
 
 class Worker:
@@ -353,7 +356,10 @@ class Worker:
     def _prune(self, vault: Vault, monitor: Monitor) -> Outcome:
         now = self._clock()
         vault.expire_snapshots(now=now, monitor=monitor)  # of items that are not captured any more too
-        result = vault.prune(vault.plan_prune(now=now, monitor=monitor), monitor=monitor)
+        held = self._settings.held(vault, now)
+        for reason in held.values():
+            monitor.warn("prune.held", f"nothing of an item was ended: {reason}")
+        result = vault.prune(vault.plan_prune(now=now, held_items=held, monitor=monitor), monitor=monitor)
         if result.problem is not None:
             raise result.problem
         details = {

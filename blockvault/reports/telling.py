@@ -72,6 +72,10 @@ class Telling:
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more is sent; safe to call again."""
         self._stack.close()
 
     def _begin(self) -> None:

@@ -11,12 +11,14 @@ Invariants:
 - What a call has returned is durable (LMDB syncs every commit).
 - A job's id is given once; ids are in order of time as far as the clock was.
 - The table of open jobs has exactly those whose state is in progress.
+- The totals have every job that ended, once: they are added to in the transaction that ends it, and not trimmed.
 - The journal is history and a to-do list, never the only place of anything that a restore needs: where LMDB finds it
   damaged it is set aside (`jobs.damaged-N`) and begun anew, and snapshots that waited wait still.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -30,6 +32,7 @@ from blockvault.clock import from_text, to_text
 from blockvault.errors import CorruptionError, NotFoundError
 from blockvault.format import jsontext
 from blockvault.model.job import Job
+from blockvault.model.totals import ItemSuccess, VaultTotals, add, success_of
 from blockvault.store.environment import Environment
 from blockvault.store.locks import NumberLock
 
@@ -41,6 +44,7 @@ ID_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: nothing 
 _ID_DIGITS = 8
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PER_SECOND = 256
+_NO_VAULT = b"-"  # a key is not empty
 
 T = TypeVar("T")
 
@@ -91,17 +95,51 @@ class Journal:
     def __init__(self, state_dir: str) -> None:
         self._environment = Environment(
             os.path.join(state_dir, "jobs"),
-            (b"jobs", b"open", b"handled", b"logs"),
+            (b"jobs", b"open", b"handled", b"logs", b"totals", b"successes"),
             noun="the journal of jobs",
             kind="journal.failed",
             map_bytes=MAP_BYTES_START,
         )
-        self._jobs, self._open_jobs, self._handled, self._logs = self._environment.databases
+        (
+            self._jobs,
+            self._open_jobs,
+            self._handled,
+            self._logs,
+            self._totals,
+            self._successes,
+        ) = self._environment.databases
+        try:
+            self._begin_totals()
+        except BaseException:
+            self._environment.close()
+            raise
 
     @property
     def set_aside(self) -> str | None:
         """Where a damaged journal was put when this one was opened."""
         return self._environment.set_aside
+
+    def _begin_totals(self) -> None:
+        """Count the jobs of a journal that was written before there were totals."""
+
+        def is_counted(txn: Any) -> bool:
+            return bool(txn.stat(self._totals)["entries"]) or not txn.stat(self._jobs)["entries"]
+
+        def work(txn: Any) -> None:
+            if is_counted(txn):
+                return  # another process was faster
+            found: dict[str, VaultTotals] = {}
+            for key, value in txn.cursor(db=self._jobs):
+                with contextlib.suppress(CorruptionError):
+                    job = _decoded(bytes(key).decode(), value)
+                    if not job.is_open:
+                        found[job.vault_id] = add(found.get(job.vault_id, VaultTotals()), job)
+                        self._note_success(txn, job)
+            for vault_id, totals in found.items():
+                self._put_totals(txn, vault_id, totals)
+
+        if not self._environment.run(is_counted, write=False):
+            self._environment.run(work, write=True)
 
     def close(self) -> None:
         """Close the journal; safe to call again."""
@@ -173,12 +211,34 @@ class Journal:
         return self._environment.run(work, write=True)
 
     def _put(self, txn: Any, job: Job) -> None:
+        before = txn.get(job.id.encode(), db=self._jobs)
+        if not job.is_open and (before is None or _decoded(job.id, before).is_open):
+            self._count(txn, job)
         txn.put(job.id.encode(), jsontext.encode(job), db=self._jobs)
         key = f"{job.item_id}/{job.id}".encode()
         if job.is_open:
             txn.put(key, b"", db=self._open_jobs)
         else:
             txn.delete(key, db=self._open_jobs)
+
+    def _count(self, txn: Any, job: Job) -> None:
+        """Add a job that ends now to the totals."""
+        known = txn.get(job.vault_id.encode() or _NO_VAULT, db=self._totals)
+        totals = jsontext.decode(bytes(known), VaultTotals) if known is not None else VaultTotals()
+        self._put_totals(txn, job.vault_id, add(totals, job))
+        self._note_success(txn, job)
+
+    def _put_totals(self, txn: Any, vault_id: str, totals: VaultTotals) -> None:
+        txn.put(vault_id.encode() or _NO_VAULT, jsontext.encode(totals), db=self._totals)
+
+    def _note_success(self, txn: Any, job: Job) -> None:
+        success = success_of(job)
+        if success is None:
+            return
+        key = _handled_key(job.vault_id, job.item_id)
+        known = txn.get(key, db=self._successes)
+        if known is None or jsontext.decode(bytes(known), ItemSuccess).taken < success.taken:
+            txn.put(key, jsontext.encode(success), db=self._successes)
 
     def _get(self, txn: Any, job_id: str) -> Job:
         data = txn.get(job_id.encode(), db=self._jobs) if job_id else None
@@ -258,6 +318,25 @@ class Journal:
                 txn.put(key, to_text(each.moment).encode(), db=self._handled)
 
         self._environment.run(work, write=True)
+
+    # --- totals ------------------------------------------------------------------------------------------------
+
+    def totals(self) -> dict[str, VaultTotals]:
+        """What all jobs that ever ended add up to, by the vault's id."""
+
+        def work(txn: Any) -> dict[str, VaultTotals]:
+            cursor = txn.cursor(db=self._totals)
+            return {bytes(key).decode(): jsontext.decode(bytes(value), VaultTotals) for key, value in cursor}
+
+        return self._environment.run(work, write=False)
+
+    def successes(self) -> list[ItemSuccess]:
+        """The newest backup of each item that got into its vault."""
+
+        def work(txn: Any) -> list[ItemSuccess]:
+            return [jsontext.decode(bytes(value), ItemSuccess) for _, value in txn.cursor(db=self._successes)]
+
+        return self._environment.run(work, write=False)
 
     # --- logs and history --------------------------------------------------------------------------------------
 

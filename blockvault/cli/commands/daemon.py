@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -14,8 +15,13 @@ if TYPE_CHECKING:
 
 @click.command("daemon")
 @click.option("--once", is_flag=True, help="Do all that is due, wait until it is done, and end: for a timer.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    help="How it says what it does, a line each; else `daemon.log_format`.",
+)
 @leaf(vault=False)
-def command(call: Call, once: bool) -> int | None:
+def command(call: Call, once: bool, log_format: str | None) -> int | None:
     """Take the scheduled points, by itself, until it is stopped.
 
     It works on all vaults of this host: takes the points that policies ask for, moves them into the vault, expires
@@ -23,17 +29,15 @@ def command(call: Call, once: bool) -> int | None:
     """
     from blockvault.config import load_settings
     from blockvault.daemon import run
+    from blockvault.daemon.log import DaemonLog, LogForm
     from blockvault.daemon.loop import LoopSettings
     from blockvault.engine.policies import machine_zone
     from blockvault.jobs.planning import Budgets
+    from blockvault.reports.metrics_file import MetricsFile
+    from blockvault.reports.telling import Telling
 
-    def say(text: str) -> None:
-        if not call.output.quiet:
-            call.output.message("", text)
-
-    work = run.once if once else run.serve
     settings = load_settings()
-    configured = settings.daemon
+    configured, state_dir = settings.daemon, settings.general.state_dir
     loop = LoopSettings(
         budgets=Budgets(configured.captures, configured.transfers),
         zone=machine_zone(),
@@ -41,4 +45,13 @@ def command(call: Call, once: bool) -> int | None:
         verify=configured.verify_budget > 0,
         history_days=configured.history_days,
     )
-    return work(settings.general.state_dir, loop, say)
+    if log_format is not None:
+        os.environ["BLOCKVAULT_DAEMON_LOG_FORMAT"] = log_format  # its workers write into the same log
+    log = DaemonLog(LogForm(log_format or configured.log_format), quiet=call.output.quiet)
+    looks: list[run.Look] = [
+        Telling(state_dir, run.opener(state_dir), settings.alerts, lambda text: log.event("telling", text), once=once)
+    ]
+    if configured.metrics_textfile:
+        looks.append(MetricsFile(configured.metrics_textfile, state_dir))
+    work = run.once if once else run.serve
+    return work(state_dir, loop, log, looks)
