@@ -135,13 +135,13 @@ def units(state_dir: str, *, system: bool, timer: bool, program: Sequence[str] =
             "StartLimitIntervalSec=0\n\n[Service]\nType=notify\nNotifyAccess=main\n"
             f"ExecStart={_line([*words, 'daemon'])}\n{environment}{credentials}"
             "Restart=always\nRestartSec=1\nWatchdogSec=120\nTimeoutStopSec=120\nKillMode=process\n"
-            f"OOMPolicy=continue\nNice=5\nIOSchedulingClass=idle\n{hardened}\n[Install]\nWantedBy={wanted}\n"
+            f"OOMPolicy=continue\nNice=5\n{hardened}\n[Install]\nWantedBy={wanted}\n"
         )
         return [Unit("blockvault.service", text)]
     service = (
         f"{made}[Unit]\nDescription=BlockVault: all backups that are due\nAfter=local-fs.target\n\n[Service]\n"
         f"Type=oneshot\nExecStart={_line([*words, 'daemon', '--once'])}\n{environment}{credentials}"
-        f"TimeoutStartSec=infinity\nKillMode=process\nNice=5\nIOSchedulingClass=idle\n{hardened}"
+        f"TimeoutStartSec=infinity\nKillMode=process\nNice=5\n{hardened}"
     )
     clock = (
         f"{made}[Unit]\nDescription=BlockVault: look every {TIMER_MINUTES} minutes what is due\n\n[Timer]\n"

@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from blockvault.clock import from_text, to_text
@@ -51,9 +50,9 @@ from blockvault.model.alert import (
     VaultFacts,
 )
 from blockvault.model.job import FOREGROUND, Job, JobState, Operation, PhaseName, PhaseState
-from blockvault.policy.schedule import Schedule
 from blockvault.reports.alert_rules import can_judge, findings_of, is_silent, unusual_churn
 from blockvault.reports.messages import Event, Speaker, messages, summary_messages
+from blockvault.reports.rpo import interval_of
 from blockvault.store.alert_book import AlertBook
 from blockvault.store.audit_log import AuditLog
 from blockvault.store.journal import jobs_while
@@ -73,7 +72,6 @@ POINTS_KEPT = 40  # of an item, for its history
 HEARTBEAT = "heartbeat"
 HEARTBEAT_FOR = timedelta(minutes=15)  # a daemon that has not looked for so long is silent
 SUMMARY_HOUR = 7  # of this machine's day
-_RUNS_LOOKED_AT = 16
 
 
 class SeenItem(Protocol):
@@ -238,12 +236,6 @@ def find_alert(alerts: Iterable[Alert], wanted: str) -> Alert:
 # --- facts of an opened vault ----------------------------------------------------------------------------------------
 
 
-def longest_interval(schedule: Schedule, now: datetime) -> float:
-    """The longest time between two runs that come next, in seconds: of a policy for weekdays that over the weekend."""
-    moments = list(islice(schedule.after(now), _RUNS_LOOKED_AT))
-    return max((later - earlier).total_seconds() for earlier, later in pairwise(moments))
-
-
 KnownSince = Callable[[str, Sequence[str], datetime], Mapping[str, datetime]]  # as `AlertBook.known_since`
 
 
@@ -286,7 +278,7 @@ def items_of(vault: Vault, known_since: KnownSince, now: datetime) -> list[ItemF
             vault=vault.name,
             vault_id=vault.id,
             policy=policy.name,
-            interval_seconds=longest_interval(policy.schedule, now),
+            interval_seconds=interval_of(policy.schedule).total_seconds(),
             known_since=since[item.id],
             last_good=newest.get(item.id),
             points=tuple(sorted(rows.get(item.id, []), key=lambda point: point.taken)[-POINTS_KEPT:]),

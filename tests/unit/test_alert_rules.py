@@ -25,7 +25,7 @@ from blockvault.model.alert import (
 from blockvault.policy.schedule import Schedule, parse_schedule
 from blockvault.reports import alert_rules
 from blockvault.reports.alert_rules import can_judge, findings_of, full_on, is_silent, unusual_churn
-from blockvault.reports.alerts import longest_interval
+from blockvault.reports.rpo import interval_of
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 TODAY = NOW.date()
@@ -122,10 +122,10 @@ def test_an_item_that_never_had_a_point() -> None:
 
 
 def test_the_interval_is_the_longest_between_two_runs() -> None:
-    assert longest_interval(Schedule.hourly(4), NOW) == 4 * 3600
-    assert longest_interval(parse_schedule("weekly mon,tue,wed,thu,fri 02:00", zone="UTC"), NOW) == 3 * 86400
-    autumn = datetime(2026, 10, 20, tzinfo=UTC)
-    assert longest_interval(Schedule.daily("02:00", zone="Europe/Berlin"), autumn) == 25 * 3600  # clocks go back
+    assert interval_of(Schedule.hourly(4)) == timedelta(hours=4)
+    weekdays = parse_schedule("weekly mon,tue,wed,thu,fri 02:00", zone="UTC")
+    assert interval_of(weekdays) == timedelta(days=3)
+    assert interval_of(Schedule.daily("02:00", zone="Europe/Berlin")) == timedelta(days=1)  # the factor bears odd days
 
 
 # --- space
