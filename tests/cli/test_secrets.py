@@ -46,6 +46,8 @@ WORDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("item", "show"): ("disk",),
     ("item", "set"): ("disk", "--comment", "x"),
     ("protect",): ("disk", "--policy", "default"),
+    ("policy", "create"): ("gold", "--schedule", "daily 02:00", "--keep-daily", "7"),
+    ("policy", "set"): ("default", "--comment", "x"),
     ("doctor",): (),
     ("points",): (),
     ("transfer",): (),
