@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from helpers.program import Program
 
+pytestmark = pytest.mark.no_bytes
+
 
 @pytest.fixture
 def configured(program: Program) -> Program:

@@ -9,6 +9,8 @@ import pytest
 from helpers.guest_agent import FakeAgent
 from helpers.program import Program
 
+pytestmark = pytest.mark.no_bytes
+
 
 @pytest.fixture(autouse=True)
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

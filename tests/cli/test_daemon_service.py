@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from helpers.program import Program
 
+pytestmark = pytest.mark.no_bytes
+
 
 def test_the_daemon_is_ready_alive_and_stops(program: Program, disk: Path) -> None:
     program.run("snapshot", disk, code=0)

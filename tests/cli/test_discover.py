@@ -14,6 +14,8 @@ import pytest
 from helpers.disks import GPT, MIB, convert, partitioned, run, sparse
 from helpers.program import Program
 
+pytestmark = pytest.mark.no_bytes
+
 NO_LIBVIRT = ("item", "discover", "--no-libvirt")
 
 

@@ -17,6 +17,8 @@ from blockvault import errors
 from blockvault.cli.exit_codes import ExitCode, exit_code_of
 from blockvault.cli.failures import explain, three_lines, traceback_of
 
+pytestmark = pytest.mark.no_bytes
+
 BAD_INPUT = [
     (("snapshot", "missing.img"), 15, "image.not-found"),
     (("snapshot", "."), 15, "image.is-folder"),

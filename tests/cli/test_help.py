@@ -14,6 +14,8 @@ from helpers.program import PROGRAM, Program
 
 from blockvault.cli.app import ALIASES, COMMANDS, GROUPS, make_app
 
+pytestmark = pytest.mark.no_bytes
+
 HEAVY = ("numpy", "rich", "lmdb", "cryptography", "zstandard", "msgspec", "blockvault.vault", "blockvault._native")
 CPU_SECONDS_MAX = 0.12
 

@@ -12,6 +12,8 @@ import pytest
 from helpers.disks import MIB, convert, run, sparse
 from helpers.program import Ended, Program
 
+pytestmark = pytest.mark.no_bytes
+
 MakeDisk = Callable[[str], Path]
 
 

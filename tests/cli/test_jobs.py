@@ -19,6 +19,8 @@ from helpers.program import Program
 
 from blockvault.daemon.control import REQUEST_BYTES_MAX, ask, socket_path
 
+pytestmark = pytest.mark.no_bytes
+
 
 @contextmanager
 def daemon(program: Program, *, code: int | None = 0, env: dict[str, str] | None = None) -> Iterator[int]:

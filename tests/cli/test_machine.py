@@ -15,6 +15,8 @@ from blockvault.cli import checks
 from blockvault.cli.app import GROUPS
 from blockvault.cli.checks import Level
 
+pytestmark = pytest.mark.no_bytes
+
 
 def test_doctor_before_and_after_the_first_point(program: Program, disk: Path) -> None:
     before = program.run("doctor", "--json").document

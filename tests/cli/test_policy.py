@@ -14,6 +14,8 @@ from helpers.program import Ended, Program
 from blockvault.clock import utc_now
 from blockvault.vault import Vault
 
+pytestmark = pytest.mark.no_bytes
+
 KIB = 1 << 10
 AZURE = (
     "--schedule", "daily 02:30", "--zone", "Europe/Berlin", "--snapshot-days", "2", "--keep-daily", "30",

@@ -19,6 +19,8 @@ from blockvault.engine.in_place import check_whole
 from blockvault.errors import ConflictError, InvalidInputError, NotFoundError
 from blockvault.model import Protection
 
+pytestmark = pytest.mark.no_bytes
+
 MakeDisk = Callable[[str], Path]
 
 

@@ -21,6 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from blockvault.clock import utc_now
 from blockvault.workload import Churn, apply_churn
 
+pytestmark = pytest.mark.no_bytes
+
 # The program on a machine whose clock shows three days more.
 _THREE_DAYS_LATER = """
 import datetime, sys, blockvault.clock

@@ -23,6 +23,8 @@ from blockvault.format.paper import read_paper
 from blockvault.model import Secret
 from blockvault.vault import Vault
 
+pytestmark = pytest.mark.no_bytes
+
 RIGHT, WRONG, NEW = "SECRET-right-one", "SECRET-wrong-one", "SECRET-new-one"
 KEY_BYTES = b"SECRET-in-a-key-file-of-some-size"
 

@@ -18,6 +18,8 @@ from blockvault.reports.channels import verify_signature
 from blockvault.reports.messages import Speaker
 from blockvault.store.alert_book import AlertBook
 
+pytestmark = pytest.mark.no_bytes
+
 FINDING = Finding(
     "unusual-churn",
     "i/9",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.no_bytes
 
 ROOT = Path(__file__).parents[2]
 
@@ -14,8 +15,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tour_is_what_the_program_does(tmp_path: Path) -> None:
-    if os.environ.get("BLOCKVAULT_KERNEL"):
-        pytest.skip("recorded once, with the native core")
     spec = importlib.util.spec_from_file_location("record", ROOT / "tests" / "tour" / "record.py")
     assert spec is not None
     assert spec.loader is not None
