@@ -21,6 +21,7 @@ OTHERS = (
     "hook.",
     "job.",
     "environment.",
+    "audit.",
     "in-place.",
     "restore.mended",
     "mark.",

@@ -103,7 +103,8 @@ def copied(site: Site, root: Path) -> Path:
 def copy_state(source: Path, target: Path) -> None:
     shutil.copytree(source, target, symlinks=True, copy_function=os.link)
     vault = target / "vaults/default"
-    for path in [*vault.glob("lmdb/*"), *vault.glob("*.lock"), *vault.glob("leases/*"), *(target / "hosts").rglob("*")]:
+    written = [*vault.glob("lmdb/*"), *vault.glob("*.lock"), *vault.glob("leases/*"), *target.glob("audit.log*")]
+    for path in [*written, *(target / "hosts").rglob("*"), *(target / "jobs").rglob("*")]:
         if path.is_file():
             own(path)
     # The host knows its LMDB store by the file's inode: the copy is meant to pass for it.

@@ -165,6 +165,7 @@ class Tour:
 def even(text: str) -> str:
     """A tour without ids, seconds and sizes, which differ from run to run."""
     text = re.sub(r"\bj-[0-9a-z]{8}\b", "JOB", text)
+    text = re.sub(r"in-progress \d+%", "in-progress", text)
     text = re.sub(r"\b[0-9a-f]{32}\b", "ID", text)
     text = re.sub(r"\b\d+(\.\d+)? (s|ms|min \d+ s|min|[KMG]iB|B)\b", "N", text)
     text = re.sub(r"\b(blocks|verified bytes) +\d+", r"\1 N", text)
