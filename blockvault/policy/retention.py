@@ -96,6 +96,18 @@ class RetentionRules:
                 )
         zone_named(self.zone)
 
+    def __str__(self) -> str:
+        """For people: `daily 7, monthly 12 on first sunday (Europe/Berlin)`."""
+        weekly = None if self.weekly_on is None else self.weekly_on.name.lower()
+        chosen = {"weekly": weekly, "monthly": self.monthly_on, "yearly": self.yearly_on}
+        told = []
+        for rule, count in self.counts():
+            name = rule.removeprefix("keep_")
+            on = chosen.get(name)
+            if count is not None:
+                told.append(f"{name} {count}" if on is None else f"{name} {count} on {on}")
+        return f"{', '.join(told)} ({self.zone})" if told else "no rules"
+
     def counts(self) -> Iterator[tuple[str, int | None]]:
         """The rules by name, in their order: `("keep_last", 3)`, ..."""
         for rule in fields(self):

@@ -190,3 +190,11 @@ def test_elapsed_hours_have_no_odd_runs() -> None:
     schedule = parse_schedule("hourly 1", zone="Europe/Berlin")
     assert schedule.oddity(datetime(2026, 3, 29, 1, tzinfo=UTC)) is None
     assert schedule.oddity(datetime(2026, 10, 25, 1, tzinfo=UTC)) is None
+
+
+def test_rules_read_as_people_say_them() -> None:
+    rules = RetentionRules(keep_daily=7, keep_weekly=4, weekly_on=Weekday.SUNDAY, keep_monthly=12, zone="Europe/Berlin")
+    assert str(rules) == "daily 7, weekly 4 on sunday, monthly 12 (Europe/Berlin)"
+    monthly = RetentionRules(keep_monthly=12, monthly_on=parse_month_day("first sunday"))
+    assert str(monthly) == "monthly 12 on first sunday (UTC)"
+    assert str(RetentionRules()) == "no rules"
