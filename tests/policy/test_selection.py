@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from blockvault.errors import InvalidInputError
 from blockvault.policy.periods import Weekday
+from blockvault.policy.retention import RetentionRules
 from blockvault.policy.schedule import HOURS, Frequency, Schedule, parse_schedule
 from blockvault.policy.selection import LAST, MonthDay, YearDay, parse_month_day, parse_weekday, parse_year_day
 
