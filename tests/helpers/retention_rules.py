@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import pairwise
 from statistics import median
 
 import pytest
@@ -112,10 +113,10 @@ class RetentionMachineRules(JobRules):
 
         None: so near to the bound that it depends on when points were committed, by the real clock.
         """
-        taken = sorted(known.taken for known in self.ledger.roots())
+        taken = sorted(known.taken for known in self.ledger.roots() if known.in_vault)
         if not (expected.expired or expected.purged):
             return False
-        gaps = [later - earlier for earlier, later in zip(taken[-20:], taken[-19:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(taken[-20:])]
         left = now - taken[-1] - 2 * max([timedelta(days=1), *([median(gaps)] if gaps else [])])
         return None if abs(left) < timedelta(hours=1) else left > timedelta(0)
 
