@@ -21,7 +21,7 @@ from blockvault.ids import ItemId, VaultId
 from blockvault.jobs import phases, planning
 from blockvault.jobs.planning import Budgets, Scheduled
 from blockvault.jobs.work import recover
-from blockvault.model.job import Job, Operation, Phase, PhaseName, PhaseState, Trigger
+from blockvault.model.job import GROUP, Job, Operation, Phase, PhaseName, PhaseState, Trigger
 from blockvault.policy.policies import Policy
 from blockvault.policy.schedule import Schedule
 from blockvault.store.journal import Handled
@@ -154,7 +154,7 @@ class Daemon:
                 now=now,
                 moment=each.moment,
                 retries=wanted.policy.retries,
-                details={"group": wanted.spread} if wanted.spread else None,
+                details={GROUP: wanted.spread} if wanted.spread else None,
             )
             self._journal.add(job, handled=Handled(view.vault_id, wanted.item_id, each.moment))
         return next_look

@@ -87,10 +87,6 @@ class Vaults:
             self._signatures.pop(name, None)
         return [self._views[name] for name in sorted(self._views)]
 
-    def forget(self, name: str) -> None:
-        """Read a vault again at the next look, whatever its folders say."""
-        self._signatures.pop(name, None)
-
 
 def _protected(vault: Vault) -> tuple[tuple[Protected, ...], Problem | None]:
     """The items that a policy takes points of; and why it is not known of some, if so."""
@@ -112,7 +108,7 @@ def _protected(vault: Vault) -> tuple[tuple[Protected, ...], Problem | None]:
 
 def _problem_of(error: BlockVaultError | OSError) -> Problem:
     if isinstance(error, BlockVaultError):
-        return Problem(error.kind, error.message, error.why, error.do)
+        return Problem.of(error)
     return Problem("vault.unreadable", str(error))
 
 

@@ -182,5 +182,5 @@ class Noted:
 def problem_of(error: BaseException) -> Problem:
     """An error as a job keeps it."""
     if isinstance(error, BlockVaultError):
-        return Problem(error.kind, error.message, error.why, error.do)
+        return Problem.of(error)
     return Problem("internal", f"{type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from blockvault.errors import InternalError
-from blockvault.model.job import Job, Phase, PhaseName, PhaseState, Trigger
+from blockvault.model.job import GROUP, Job, Phase, PhaseName, PhaseState, Trigger
 from blockvault.policy.schedule import start_of
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def to_start(
 
 def _place(job: Job, phase: Phase) -> tuple[str, PhaseName]:
     """What two phases cannot be at work on at the same time. The items of a group are captured by one process."""
-    group = job.details.get("group")
+    group = job.details.get(GROUP)
     if group and phase.name is PhaseName.CAPTURE:
         return f"group {job.vault_id}/{group}", phase.name
     return job.item_id or job.vault_id, phase.name

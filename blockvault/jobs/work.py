@@ -37,7 +37,7 @@ from blockvault.jobs import phases
 from blockvault.jobs.watch import JobMonitor, Watcher, problems_of
 from blockvault.model import Consistency, Phase2, Tier, VerifyBudget
 from blockvault.model.enums import OnHookFailure
-from blockvault.model.job import FOREGROUND, Job, Operation, PhaseName, PhaseState, Problem
+from blockvault.model.job import FOREGROUND, GROUP, Job, Operation, PhaseName, PhaseState, Problem
 from blockvault.store.journal import LogLine
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 _PASSING = (ConflictError, TransportError, DeviceError)  # may be gone when the same is tried again
 JOB_TAG = "job"  # of a point: the job that took it, of a group's points the first of its jobs
-GROUP, LEADER = "group", "captured_by"  # in `Job.details`: its item's group, and the job that captured all of them
+LEADER = "captured_by"  # in `Job.details` of a group: the job whose process captured all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +157,8 @@ class Worker:
                 with watching:
                     outcomes = self._work(jobs, name, monitor)
                     reach("job.done")
-            except CancelledError as error:
-                outcomes = dict.fromkeys((each.id for each in jobs), self._stopped(name, error))
+            except CancelledError:
+                outcomes = dict.fromkeys((each.id for each in jobs), self._stopped(name))
             except Exception as error:  # noqa: BLE001 - a bug ends its own phase, not the daemon
                 outcomes = dict.fromkeys((each.id for each in jobs), self._failed(name, error))
             lines = list(monitor.lines) if isinstance(monitor, JobMonitor) else _lines(monitor, self._clock())
@@ -199,7 +199,7 @@ class Worker:
 
     def _failed(self, name: PhaseName, error: Exception) -> Outcome:
         if isinstance(error, BlockVaultError):
-            problem, passing = Problem(error.kind, error.message, error.why, error.do), isinstance(error, _PASSING)
+            problem, passing = Problem.of(error), isinstance(error, _PASSING)
         elif isinstance(error, OSError):
             problem, passing = Problem("job.device", str(error)), True
         else:
@@ -220,7 +220,7 @@ class Worker:
 
         return decide
 
-    def _stopped(self, name: PhaseName, _error: CancelledError) -> Outcome:
+    def _stopped(self, name: PhaseName) -> Outcome:
         """Cancelled because somebody asked for it; else this process is to end, and the phase waits for the next."""
 
         def decide(job: Job, _others: list[Job]) -> Job:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from blockvault.errors import BlockVaultError
 from blockvault.ids import ItemId, VaultId
 from blockvault.model.point import PointStatistics
 
@@ -73,6 +74,7 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+GROUP = "group"  # in `details` of a scheduled backup: its item's group, whose items are captured together
 FOREGROUND = "the command line"  # in `details["by"]` of a job that a command does itself: nobody tries it again
 
 _ENDED = (PhaseState.COMPLETED, PhaseState.FAILED, PhaseState.CANCELLED, PhaseState.SKIPPED)
@@ -86,6 +88,11 @@ class Problem:
     message: str
     why: str | None = None
     do: str | None = None
+
+    @classmethod
+    def of(cls, error: BlockVaultError) -> Problem:
+        """An error as a job or a view keeps it."""
+        return cls(error.kind, error.message, error.why, error.do)
 
 
 @dataclass(frozen=True, slots=True)
